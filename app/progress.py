@@ -28,7 +28,7 @@ class Progress:
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = bool(sys.stderr and sys.stderr.isatty()) and not self._console.is_dumb_terminal
         self._bars = Bars(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -8,17 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 import headscope.models
+from app.preflight import check_data, check_request
 from circuits.interventions import Ablation
 from circuits.validation import EXPERIMENTS, validate
-from headscope.errors import ConfigError, RunError, UnknownNameError, UnsupportedError
+from headscope.errors import ConfigError, RunError, UnsupportedError
 from headscope.heads import HeadScores
 from headscope.models.protocol import HookedModel
-from headscope.runs import ModelRecord, Run, RunWriter
+from headscope.runs import Manifest, ModelRecord, Run, RunWriter
 from headscope.runs.provenance import peak_memory_bytes
-from headscope.tasks import build_needles, build_prose
+from headscope.runs.starting import refuse_unwritable
 from probes.census import PROBES, choose_probes, measure
 from probes.probe import Bench, Probe, ProbeConfig
 
@@ -44,7 +45,7 @@ class ScoreConfig(ProbeConfig):
     dtype: str = "float32"
     probes: tuple[str, ...] = ()
     checks: tuple[str, ...] | None = None
-    ks: tuple[int, ...] = Field(default=(1, 5, 20), min_length=1)
+    ks: tuple[PositiveInt, ...] = Field(default=(1, 5, 20), min_length=1)
     draws: int = Field(default=20, ge=1, le=10_000)
     ablation: Ablation = Ablation.ZERO
 
@@ -85,10 +86,11 @@ def run_scores(config: ScoreConfig, *, root: Path, command: str, listener: Liste
     Raises:
         HeadscopeError: before a folder is made, for anything about the request that cannot work.
     """
-    _check_names(config)
+    check_request(config)
+    refuse_unwritable(root)
     bench, config = _bench(config, listener)
     plan = _plan(bench, config)
-    _preflight(bench, plan)
+    check_data(bench, plan)
     for reason in plan.skipped:
         listener.say(reason)
     writer = RunWriter.create(
@@ -113,27 +115,27 @@ def resume_scores(path: Path, *, listener: Listener) -> Path:
     Raises:
         RunError: if the run is finished or corrupt, or the model's weights are not those it was started with.
     """
+    manifest = Run.open(path, verify=False).manifest
+    config = _config_of(manifest)
     with RunWriter.resume(path) as writer:
-        config = ScoreConfig.parse(writer.manifest.config)
         bench, _ = _bench(config, listener)
-        if bench.model.revision != writer.manifest.model.revision:
-            raise RunError(
-                f"the run was started with {config.model!r} at {writer.manifest.model.revision}, now it is at "
-                f"{bench.model.revision}: its stages would mix two models. Start a new run."
-            )
-        return _work(writer, bench, config, listener)
+        if bench.model.revision == manifest.model.revision:
+            return _work(writer, bench, config, listener)
+    raise RunError(  # outside the block, which would advise to go on with the run
+        f"the run was started with {config.model!r} at {manifest.model.revision}, now it is at "
+        f"{bench.model.revision}: its stages would mix two models. Start a new run."
+    )
 
 
-def _check_names(config: ScoreConfig) -> None:
-    choose_probes(config.probes)
-    for name in config.checks or ():
-        if name not in EXPERIMENTS:
-            raise UnknownNameError.of("head class with a causal check", name, EXPERIMENTS)
-    if config.ablation in (Ablation.MEAN, Ablation.RESAMPLE):
-        raise ConfigError(
-            f"{config.ablation.value!r} ablation needs a reference batch, which causal checks do not have. "
-            "Use zero, uniform or to_bos."
+def _config_of(manifest: Manifest) -> ScoreConfig:
+    known = {*PROBES, *(CHECK + name for name in EXPERIMENTS)}
+    strange = [stage for stage in manifest.planned if stage not in known]
+    if strange:
+        raise RunError(
+            f"the run {manifest.id} has the stages {', '.join(strange)}, which this version of headscope does not. "
+            "Score the model again, or resume it with the version that started it."
         )
+    return ScoreConfig.parse(manifest.config)
 
 
 def _bench(config: ScoreConfig, listener: Listener) -> tuple[Bench, ScoreConfig]:
@@ -161,7 +163,7 @@ def _plan(bench: Bench, config: ScoreConfig) -> Plan:
         else:
             probes.append(probe)
     scored = [d.head_class for probe in probes for d in probe.definitions if d.head_class]
-    wanted = scored if config.checks is None else list(config.checks)
+    wanted = scored if config.checks is None else list(dict.fromkeys(config.checks))
     for name in wanted:
         if name not in scored:
             raise ConfigError(f"the check of {name!r} heads needs their score. Add its probe to --probes.")
@@ -171,25 +173,6 @@ def _plan(bench: Bench, config: ScoreConfig) -> Plan:
     if not probes:
         raise UnsupportedError(f"{bench.model.name!r} supports none of these probes: {'; '.join(skipped)}")
     return Plan(tuple(probes), tuple(wanted), tuple(skipped))
-
-
-def _preflight(bench: Bench, plan: Plan) -> None:
-    """Build one small batch of each kind, so that a bad length or haystack fails before any work."""
-    names = {probe.name for probe in plan.probes}
-    generator = bench.generator("preflight")
-    if "retrieval" in names:
-        for length in bench.lengths:
-            build_needles(
-                bench.model,
-                bench.haystack,
-                length=length,
-                n=len(bench.needles),
-                generator=generator,
-                needles=bench.needles,
-                depths=bench.config.depths,
-            )
-    if names & {"local", "entropy", "sink"}:
-        build_prose(bench.model, bench.haystack, n=2, length=bench.prose_length, generator=generator)
 
 
 def _record(model: HookedModel) -> ModelRecord:
@@ -241,6 +224,7 @@ def _work(writer: RunWriter, bench: Bench, config: ScoreConfig, listener: Listen
         else:
             scores, samples = measure(bench, PROBES[stage], on_step=steps)
             writer.save_scores(stage, scores, samples=dict[str, Any](samples), seconds=time.monotonic() - started)
+        writer.log(f"{stage}: {time.monotonic() - started:.1f} s")
     return writer.finish(peak_memory_bytes=peak_memory_bytes())
 
 

@@ -78,6 +78,7 @@ class CleanRun:
                 handle.remove()
 
     def _forward(self) -> Float[Tensor, "batch row d_vocab"]:
+        self._model.last_path = "plain"
         tokens, first = self._tokens[:, self._from_row :], self._from_row
         positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)[None]
         return self._model.plain(

@@ -80,7 +80,8 @@ class Experiment:
         if self.measure == "accuracy":
             each = (logits.argmax(-1) == targets).float()
         else:
-            each = torch.nn.functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
+            flat = torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+            each = flat.view_as(targets)
         return (each * counted).sum(-1) / counted.sum(-1)
 
 
@@ -148,7 +149,7 @@ def text_loss(bench: Bench, *, n: int, length: int) -> Experiment:
         "nats per token",
         1,
         "all",
-        f"cross-entropy on {n} passages of {length} tokens of the haystack text",
+        f"cross-entropy on {n} passages of {length} tokens, drawn apart from those the heads were scored on",
         "loss",
         list(_chunks(text, torch.ones_like(text, dtype=torch.bool))),
     )

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from headscope.attention import AttentionCall, tap
-from headscope.errors import HeadIndexError, UnsupportedError
+from headscope.errors import HeadIndexError, UnknownNameError, UnsupportedError
 from headscope.heads import Head
 from headscope.kernels import expand_kv
 from headscope.models.protocol import HookedModel
@@ -42,6 +42,10 @@ class Ablation(StrEnum):
     RESAMPLE = "resample"
     UNIFORM = "uniform"
     TO_BOS = "to_bos"
+
+    @classmethod
+    def _missing_(cls, value: object) -> Ablation:
+        raise UnknownNameError.of("ablation", str(value), [kind.value for kind in cls])
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class Reference:
             if call.layer in wanted:
                 kept[call.layer] = call.z.clone()
 
+        model.last_path = "plain"
         with torch.no_grad(), tap(model.plain, reader=keep):
             model.plain.base_model(input_ids=tokens.to(model.device), use_cache=False)
         shift = int(torch.randint(1, len(tokens), (1,), generator=generator))
@@ -105,6 +110,7 @@ def ablate(
 
     Raises:
         HeadIndexError: for a head that the model does not have.
+        UnknownNameError: for an ablation that there is not.
         UnsupportedError: if the model's attention does not go through the seam, or something needed is missing.
     """
     by_layer = _by_layer(model, heads)
@@ -116,8 +122,8 @@ def ablate(
         )
     if rows != "all" and decode_from is None:
         raise UnsupportedError(f"rows={rows!r} needs decode_from, the position from which rows count as decoding.")
-    if kind in (Ablation.MEAN, Ablation.RESAMPLE) and reference is None:
-        raise UnsupportedError(f"{kind.value} ablation needs a reference batch: see Reference.capture.")
+    if kind in (Ablation.MEAN, Ablation.RESAMPLE) and not set(by_layer) <= set(reference.z if reference else ()):
+        raise UnsupportedError(f"{kind.value} ablation needs a reference batch of these heads: see Reference.capture.")
     replace = _REPLACEMENTS[kind]
 
     def editor(call: AttentionCall) -> Tensor:

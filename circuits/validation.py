@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -18,8 +18,8 @@ from headscope.models.protocol import HookedModel
 from headscope.statistics import bootstrap_scalar, permutation_p
 from probes.probe import Bench, OnStep, no_progress
 
-_NEEDLES, _NEEDLE_LENGTH = 16, 512
-_SEQUENCES, _PASSAGES, _PASSAGE_LENGTH = 12, 8, 64
+_NEEDLES, _NEEDLE_LENGTH = 12, 512
+_SEQUENCES, _PASSAGES, _PASSAGE_LENGTH = 8, 8, 48
 
 EXPERIMENTS: dict[str, Callable[[Bench], Experiment]] = {
     "retrieval": lambda bench: needle_accuracy(bench, n=_NEEDLES, length=_needle_length(bench)),
@@ -90,7 +90,7 @@ def validate(
     Args:
         bench: the model and how it is measured.
         scores: a score whose definition names a class and a threshold.
-        ks: numbers of heads; those beyond the class are replaced by the whole class.
+        ks: numbers of heads; those beyond the class, or half of the model, are replaced by that number.
         draws: random sets per k; below 20 the p value cannot reach 0.05.
         ablation: zero, uniform or to_bos (those that need no reference batch).
         experiment: what to measure; by default the one of the class.
@@ -107,8 +107,9 @@ def validate(
         experiment = EXPERIMENTS[head_class](bench)
     members = scores.members()
     generator = np.random.default_rng([bench.config.seed, sum(head_class.encode())])
-    runner = _Runner(bench.model, experiment, Ablation(ablation), generator)
-    sets = _head_sets(members, steps_of(ks, len(members)), draws, bench.model, generator)
+    runner = _Runner(bench.model, experiment, Ablation(ablation), bench.config.seed)
+    room = bench.model.shape.n_layers * bench.model.shape.n_heads // 2  # as many must be left to draw from
+    sets = _head_sets(members, steps_of(ks, min(len(members), room)), draws, bench.model, generator)
     baseline = experiment.prepare(bench.model, {min(heads).layer for pair in sets for heads in pair})
     points, done, total = list[AblationPoint](), 0, sum(len(pair) for pair in sets)
     for top, *randoms in sets:
@@ -117,8 +118,8 @@ def validate(
             means.append(float(runner.run(heads).mean()))
             on_step(done + len(means) + 1, total)
         done += len(randoms) + 1
-        points.append(runner.point(top, values, means))
-    value, low, high = bootstrap_scalar(baseline, generator=generator)
+        points.append(runner.point(top, values, baseline, means))
+    value, low, high = bootstrap_scalar(baseline, generator=np.random.default_rng(bench.config.seed))
     return CausalCheck(
         head_class=head_class,
         score=scores.name,
@@ -161,36 +162,40 @@ def _head_sets(
     ]
 
 
+@dataclass(frozen=True)
 class _Runner:
     """Evaluates head sets on one experiment."""
 
-    def __init__(
-        self, model: HookedModel, experiment: Experiment, ablation: Ablation, generator: np.random.Generator
-    ) -> None:
-        self._model, self._experiment, self._ablation, self._generator = (
-            model,
-            experiment,
-            ablation,
-            generator,
-        )
+    _model: HookedModel
+    _experiment: Experiment
+    _ablation: Ablation
+    _seed: int
 
     def run(self, heads: Sequence[Head]) -> Float[np.ndarray, " example"]:
         experiment = self._experiment
         with ablate(self._model, heads, self._ablation, rows=experiment.rows, decode_from=experiment.decode_from):
             return experiment.values(min(heads).layer)
 
-    def point(self, top: Sequence[Head], values: Float[np.ndarray, " example"], randoms: list[float]) -> AblationPoint:
-        value, low, high = bootstrap_scalar(values, generator=self._generator)
-        spread = np.percentile(randoms, [2.5, 97.5]) if randoms else [math.nan, math.nan]
+    def point(
+        self,
+        top: Sequence[Head],
+        values: Float[np.ndarray, " example"],
+        baseline: Float[np.ndarray, " example"],
+        randoms: list[float],
+    ) -> AblationPoint:
+        """The point of one k; its interval is paired: that of the change of each example, added to the baseline."""
+        change = bootstrap_scalar(values - baseline, generator=np.random.default_rng(self._seed))
+        untouched = float(baseline.mean())
+        spread = np.percentile(randoms, [2.5, 97.5])
         return AblationPoint(
             k=len(top),
             heads=tuple(str(head) for head in top),
-            value=value,
-            low=low,
-            high=high,
+            value=untouched + change.mean,
+            low=untouched + change.low,
+            high=untouched + change.high,
             random_values=tuple(randoms),
-            random_mean=float(np.mean(randoms)) if randoms else math.nan,
+            random_mean=float(np.mean(randoms)),
             random_low=float(spread[0]),
             random_high=float(spread[1]),
-            p_value=permutation_p(value, randoms, self._experiment.harm),
+            p_value=permutation_p(float(values.mean()), randoms, self._experiment.harm),
         )

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
-from transformers.masking_utils import AttentionMaskInterface
+from transformers.masking_utils import AttentionMaskInterface, causal_mask_function
 
 from headscope import kernels
 from headscope.errors import UnsupportedError
@@ -47,9 +47,9 @@ class AttentionCall:
     layer: int
     query: Float[Tensor, "batch head query d_head"]
     key: Float[Tensor, "batch kv_head key d_head"]
-    value: Float[Tensor, "batch kv_head key d_head"]
+    value: Float[Tensor, "batch kv_head key d_value"]
     scale: float
-    z: Float[Tensor, "batch head query d_head"]
+    z: Float[Tensor, "batch head query d_value"]
     lse: Float[Tensor, "batch head query"]
     window: int | None = None
     softcap: float | None = None
@@ -59,7 +59,7 @@ Reader = Callable[[AttentionCall], None]
 Editor = Callable[[AttentionCall], Tensor]
 
 
-@dataclass
+@dataclass(eq=False)  # two open blocks may look alike
 class Tap:
     """One open ``with`` block: who reads, who edits, and how often each layer really called."""
 
@@ -113,7 +113,7 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """The registered function; see `transformers.AttentionInterface` for its contract."""
-    _refuse_unknown(module, attention_mask, options)
+    _refuse_unknown(module, attention_mask, options, size=key.shape[2])
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window, softcap = options.get("sliding_window"), options.get("softcap")
     window = window if window is not None and window < key.shape[2] else None
@@ -134,7 +134,7 @@ def _attend(
     return z.transpose(1, 2).contiguous(), None
 
 
-def _refuse_unknown(module: nn.Module, attention_mask: Tensor | None, options: dict[str, Any]) -> None:
+def _refuse_unknown(module: nn.Module, attention_mask: Tensor | None, options: dict[str, Any], *, size: int) -> None:
     """Refuse what would change M in a way the seam does not compute."""
     if attention_mask is not None:
         raise UnsupportedError(
@@ -143,13 +143,38 @@ def _refuse_unknown(module: nn.Module, attention_mask: Tensor | None, options: d
         )
     if options.get("s_aux") is not None:
         raise UnsupportedError(f"{type(module).__name__} adds a learned sink to its softmax (s_aux).")
+    window = getattr(getattr(module, "config", None), "sliding_window", None)
+    if window and window < size and "sliding_window" not in options:
+        raise UnsupportedError(f"{type(module).__name__} does not tell which of its layers slide a window of {window}.")
     if not getattr(module, "is_causal", True) or options.get("is_causal") is False:
         raise UnsupportedError(f"{type(module).__name__} is not causal; Headscope reads causal decoders.")
 
 
-def _no_mask(*_: Any, attention_mask: Tensor | None = None, **__: Any) -> None:
+def _no_mask(
+    *_: Any,
+    attention_mask: Tensor | None = None,
+    mask_function: Callable[..., Any] = causal_mask_function,
+    local_size: int | None = None,
+    q_length: int = 0,
+    q_offset: int | Tensor = 0,
+    kv_length: int = 0,
+    kv_offset: int | Tensor = 0,
+    config: Any = None,
+    **__: Any,
+) -> None:
+    """The registered mask function: builds none, and refuses what attention could then not know of."""
     if attention_mask is not None and not bool(torch.all(attention_mask)):
         raise UnsupportedError("pass right-padded tokens and their lengths, not an attention_mask.")
+    if mask_function is not causal_mask_function and local_size is None:
+        raise UnsupportedError("this model asks for more than a causal mask; the attention seam knows no other.")
+    if int(kv_offset) or int(q_offset) + q_length != kv_length:
+        raise UnsupportedError(
+            "this cache drops old keys or keeps room for new ones, so that a key's place does not tell its position. "
+            "Pass past_key_values=DynamicCache(), without the model's config."
+        )
+    chunk = getattr(config, "attention_chunk_size", None)
+    if local_size is not None and chunk is not None and chunk < kv_length:
+        raise UnsupportedError(f"this model attends in chunks of {chunk} tokens, of which the text has {kv_length}.")
 
 
 AttentionInterface.register(NAME, _attend)

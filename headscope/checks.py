@@ -13,7 +13,8 @@ class AblationPoint:
         k: number of heads ablated.
         heads: labels of the class heads ablated, strongest first.
         value: metric with them ablated, mean over examples.
-        low: lower end of its 95 % bootstrap interval over examples.
+        low: lower end of its 95 % paired bootstrap interval: that of the change of each example from the untouched
+            model, added to the untouched mean.
         high: upper end.
         random_values: metric of each random draw of equally many heads from the same layers.
         random_mean: their mean.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -185,9 +186,10 @@ class HeadScores:
     def _repr_html_(self) -> str:
         shown = self.top(10)[["label", "value", "low", "high", "n"]].to_html(index=False, float_format="{:.3f}".format)
         d = self.definition
+        title, model, unit, formula, source = map(escape, (d.title, self.model, d.unit, d.formula, d.source))
         return (
-            f"<b>{d.title}</b> of {self.model}: {self.n_layers} layers x {self.n_heads} heads, in {d.unit}."
-            f"<br><i>{d.formula}</i> ({d.source})<br>Ten strongest heads, 95 % bootstrap interval:{shown}"
+            f"<b>{title}</b> of {model}: {self.n_layers} layers x {self.n_heads} heads, in {unit}."
+            f"<br><i>{formula}</i> ({source})<br>Ten strongest heads, 95 % bootstrap interval:{shown}"
         )
 
     def __repr__(self) -> str:

@@ -1,7 +1,8 @@
 """Causal attention without the T x T matrix: torch's fused operators, and their naive twin.
 
 Shapes: B batch, H query heads, G key/value heads (H is a multiple of G), Q queries, T keys,
-D head width. Query i is the absolute position ``T - Q + i``, so Q < T is decoding with a cache.
+D head width, V width of the values (mostly D). Query i is the absolute position ``T - Q + i``, so Q < T is decoding
+with a cache.
 """
 
 from __future__ import annotations
@@ -49,12 +50,12 @@ def causal_logits(
 def chunked_attention(
     query: Float[Tensor, "B H Q D"],
     key: Float[Tensor, "B G T D"],
-    value: Float[Tensor, "B G T D"],
+    value: Float[Tensor, "B G T V"],
     scale: float,
     *,
     window: int | None = None,
     softcap: float | None = None,
-) -> tuple[Float[Tensor, "B H Q D"], Float[Tensor, "B H Q"]]:
+) -> tuple[Float[Tensor, "B H Q V"], Float[Tensor, "B H Q"]]:
     """Naive twin of `flash_attention`, a chunk of rows at a time: O(chunk * T) memory.
 
     Also the path of everything the fused operators lack: decoding, sliding windows, soft caps,
@@ -79,9 +80,9 @@ def chunked_attention(
 def flash_attention(
     query: Float[Tensor, "B H T D"],
     key: Float[Tensor, "B G T D"],
-    value: Float[Tensor, "B G T D"],
+    value: Float[Tensor, "B G T V"],
     scale: float,
-) -> tuple[Float[Tensor, "B H T D"], Float[Tensor, "B H T"]]:
+) -> tuple[Float[Tensor, "B H T V"], Float[Tensor, "B H T"]]:
     """Full causal attention output and row log-sum-exp, by the device's fused operator.
 
     CPU: the flash operator. CUDA: flash for 16-bit inputs, memory-efficient for float32. Any other

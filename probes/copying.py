@@ -1,8 +1,9 @@
 """Copying heads: what they attend to, they make more likely as output.
 
 Definition (direct path): for each of 25 different random tokens t, the value that the head reads at t goes through
-W_O, the gain of the final norm and W_U, giving a logit for each of the 25 tokens; subtract their mean, keep the
-positive part; the score is the share of it that falls on t itself, averaged over t.
+W_O, the gains of the norms that follow (one behind the attention where there is one, the final norm) and W_U, giving a
+logit for each of the 25 tokens; subtract their mean, keep the positive part; the score is the share of it that falls
+on t itself, averaged over t.
 Source: Olsson et al. 2022 (arXiv 2209.11895), copying score, on values instead of attended positions, so that it is a
 property of the OV circuit alone; not rescaled to -1..1 (chance is about 0.04 to 0.1).
 Second column: sum of the eigenvalues of the full OV circuit W_E W_V W_O W_U over the sum of their absolute values
@@ -37,9 +38,10 @@ COPYING = ScoreDefinition(
     source="Olsson et al. 2022, arXiv 2209.11895 (copying score, direct path)",
     reading="0 to 1; 1 means each token read raises only itself; chance is about 0.04 to 0.1",
     probe="copying",
-    threshold=0.4,
+    threshold=0.2,
     head_class="copying",
-    caveats="OV circuit only, whatever the head attends to; direct path, MLPs left out; not rescaled to -1..1.",
+    caveats="OV circuit only, whatever the head attends to; direct path, MLPs left out; not rescaled to -1..1. "
+    "The threshold, five times a token's equal share, is a convention of ours.",
 )
 OV_EIGENVALUE = ScoreDefinition(
     name="ov_eigenvalue",
@@ -56,15 +58,29 @@ OV_EIGENVALUE = ScoreDefinition(
 def _unembedding(model: HookedModel) -> Float[Tensor, "d_vocab d_model"]:
     """W_U with the gain of the final norm folded in."""
     head: Tensor = cast(Any, model.plain.get_output_embeddings()).weight
-    return head.float() * _gain(model.bridge.ln_final, model.shape.d_model).to(head.device)
+    return head.float() * _gain(model.bridge.ln_final, head)
 
 
-def _gain(norm: object, width: int) -> Float[Tensor, " d_model"]:
-    """The gain vector of a norm module; ones if it has none."""
-    weight = getattr(norm, "weight", None)
-    if not isinstance(weight, Tensor) or weight.shape != (width,):
-        weight = getattr(getattr(norm, "original_component", None), "weight", None)
-    return weight.float() if isinstance(weight, Tensor) and weight.shape == (width,) else torch.ones(width)
+@torch.no_grad()
+def _gain(norm: Any, like: Tensor) -> Float[Tensor, " d_model"]:
+    """What a norm multiplies each direction by, apart from its scale; ones where there is no norm.
+
+    Seen by running it on a vector of signs, whose mean is 0 and root mean square 1: models differ in what they
+    store (weight, or weight - 1 in Gemma), and a bias cancels.
+    """
+    signs = torch.ones(like.shape[-1], device=like.device, dtype=like.dtype)
+    if norm is None:
+        return signs.float()
+    signs[1::2] = -1.0
+    return ((norm(signs[None, None]) - norm(-signs[None, None]))[0, 0] / 2 * signs).float()
+
+
+def _writes(model: HookedModel) -> Float[Tensor, "layer head d_head d_model"]:
+    """W_O with the gain of the norm behind the attention folded in, where the model has one."""
+    blocks: Any = model.bridge.blocks
+    w_o: Tensor = model.bridge.W_O.detach()
+    gains = [_gain(getattr(block, "ln1_post", None), w_o) for block in blocks]
+    return w_o.float() * torch.stack(gains)[:, None, None]
 
 
 def _copied_share(
@@ -84,7 +100,7 @@ def _measure(bench: Bench, on_step: OnStep) -> Samples:
     task = build_repeated(
         model, n=n, period=min(_TOKENS, bench.config.period), copies=1, generator=bench.generator("copying")
     )
-    w_o = model.bridge.W_O.detach().float()
+    w_o = _writes(model)
     unembed = _unembedding(model)[task.tokens[:, task.start :].to(model.device)]
     copying = bench.zeros(n)
 
@@ -104,10 +120,10 @@ def _eigenvalue_ratio(model: HookedModel) -> Float[np.ndarray, "layer head"]:
     embed: Tensor = cast(Any, model.plain.get_input_embeddings()).weight.float()
     through = (_unembedding(model).T @ embed[: model.shape.d_vocab]).double()
     blocks: Any = model.bridge.blocks
-    w_v, w_o = model.bridge.W_V.detach().double(), model.bridge.W_O.detach().double()
+    w_v, w_o = model.bridge.W_V.detach().double(), _writes(model).double()
     ratios = np.zeros((model.shape.n_layers, model.shape.n_heads), dtype=np.float32)
     for layer in range(model.shape.n_layers):
-        gain = _gain(blocks[layer].ln1, model.shape.d_model).double().to(w_v.device)
+        gain = _gain(getattr(blocks[layer], "ln1", None), embed).double()
         values = w_v[layer].repeat_interleave(model.shape.n_heads // w_v.shape[1], dim=0) * gain[:, None]
         small = torch.einsum("hdm,mn,hne->hde", w_o[layer], through, values)
         found = torch.linalg.eigvals(small)

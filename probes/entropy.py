@@ -10,9 +10,9 @@ A sink head has low entropy too: low entropy does not say where the head looks.
 from __future__ import annotations
 
 from headscope.heads import ScoreDefinition
-from headscope.readings import Reading, read
 from headscope.tasks import build_prose
-from probes.probe import Bench, OnStep, Probe, Samples, batches
+from probes.passages import measure_passages
+from probes.probe import Bench, OnStep, Probe, Samples
 
 ENTROPY = ScoreDefinition(
     name="entropy",
@@ -29,15 +29,9 @@ ENTROPY = ScoreDefinition(
 def _measure(bench: Bench, on_step: OnStep) -> Samples:
     n, length = bench.config.prose_examples, bench.prose_length
     text = build_prose(bench.model, bench.haystack, n=n, length=length, generator=bench.generator("prose"))
-    samples = bench.zeros(n)
-    for where, tokens in batches(text):
-
-        def take(layer: int, reading: Reading, where: slice = where) -> None:
-            samples[where, layer] = reading.row_entropy()[..., 1:].mean(-1).cpu().numpy()
-
-        read(bench.model, tokens, take, method=bench.config.method)
-        on_step(min(where.stop, n), n)
-    return {"entropy": samples}
+    return measure_passages(
+        bench, text, ("entropy",), lambda reading: {"entropy": reading.row_entropy()[..., 1:].mean(-1)}, on_step
+    )
 
 
 PROBE = Probe("entropy", "how widely attention is spread", (ENTROPY,), _measure)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from headscope.heads import ScoreDefinition
-from headscope.readings import Reading, read
+from headscope.readings import Reading
 from headscope.tasks import build_prose
-from probes.probe import Bench, OnStep, Probe, Samples, batches
+from probes.passages import measure_passages
+from probes.probe import Bench, OnStep, Probe, Samples
 
 WINDOW, SHARE = 16, 0.95
 _WHERE = "Real text of 256 tokens by default; start token first where the model has one. Depends on T."
@@ -76,16 +77,8 @@ def _local_scores(reading: Reading, length: int) -> dict[str, Tensor]:
 def _measure(bench: Bench, on_step: OnStep) -> Samples:
     n, length = bench.config.prose_examples, bench.prose_length
     text = build_prose(bench.model, bench.haystack, n=n, length=length, generator=bench.generator("prose"))
-    samples = {definition.name: bench.zeros(n) for definition in DEFINITIONS}
-    for where, tokens in batches(text):
-
-        def take(layer: int, reading: Reading, where: slice = where) -> None:
-            for name, values in _local_scores(reading, length).items():
-                samples[name][where, layer] = values.cpu().numpy()
-
-        read(bench.model, tokens, take, method=bench.config.method)
-        on_step(min(where.stop, n), n)
-    return samples
+    names = tuple(definition.name for definition in DEFINITIONS)
+    return measure_passages(bench, text, names, lambda reading: _local_scores(reading, length), on_step)
 
 
 PROBE = Probe("local", "how far back a head looks", DEFINITIONS, _measure)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import torch
 from jaxtyping import Float
-from pydantic import Field
+from pydantic import Field, PositiveInt, field_validator
 from torch import Tensor
 
 from headscope.config import Config
@@ -51,7 +51,7 @@ class ProbeConfig(Config):
         haystack: text file to hide needles in and to read prose from; None is the built-in text.
     """
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     method: Method = "flash"
     repeated_examples: int = Field(default=24, ge=2, le=10_000)
     period: int = Field(default=25, ge=2)
@@ -59,12 +59,19 @@ class ProbeConfig(Config):
     sink_examples: int = Field(default=100, ge=2, le=10_000)
     prose_examples: int = Field(default=16, ge=2, le=10_000)
     prose_length: int | None = Field(default=None, ge=32)
-    lengths: tuple[int, ...] = ()
+    lengths: tuple[PositiveInt, ...] = ()
     depths: tuple[float, ...] = Field(default=(0.1, 0.3, 0.5, 0.7, 0.9), min_length=1)
     needles: tuple[str, ...] = ()
     needle_file: Path | None = None
-    needle_examples: int = Field(default=16, ge=2, le=10_000)
+    needle_examples: int = Field(default=12, ge=2, le=10_000)
     haystack: Path | None = None
+
+    @field_validator("lengths")
+    @classmethod
+    def _each_once(cls, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(lengths)) < len(lengths):  # their prompts would be the same, and the intervals too narrow
+            raise ValueError("give each length once")
+        return lengths
 
 
 @dataclass(frozen=True)

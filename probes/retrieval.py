@@ -95,8 +95,8 @@ def _measure(bench: Bench, on_step: OnStep) -> Samples:
     tasks = [_instances(bench, length) for length in bench.lengths]  # all first: a bad length fails at once
     total, values = config.needle_examples * len(tasks), list[Float[np.ndarray, "layer head"]]()
     for task in tasks:
+        steps = int(task.answer_lengths.max())  # of the whole task: no score may depend on who shares its batch
         for where, prompts in batches(task.prompts):
-            steps = int(task.answer_lengths[where].max())
             generated, top = greedy_top_keys(model, prompts, steps, method=config.method)
             for local, index in enumerate(range(where.start, where.start + len(prompts))):
                 text = model.decode(generated[local].tolist()).split("\n")[0]

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 
 from headscope.heads import ScoreDefinition
-from headscope.readings import Reading, read
+from headscope.readings import Reading
 from headscope.tasks import build_prose
-from probes.probe import Bench, OnStep, Probe, Samples, batches
+from probes.passages import measure_passages
+from probes.probe import Bench, OnStep, Probe, Samples
 
 LENGTH, EPSILON, ALPHA = 64, 0.3, 5.0
 _GU = "Gu et al. 2024, arXiv 2410.10781, section 2"
@@ -113,16 +114,8 @@ def _sink_scores(reading: Reading, length: int) -> dict[str, Tensor]:
 def _measure(bench: Bench, on_step: OnStep) -> Samples:
     n = bench.config.sink_examples
     text = build_prose(bench.model, bench.haystack, n=n, length=LENGTH, generator=bench.generator("sink"))
-    samples = {definition.name: bench.zeros(n) for definition in DEFINITIONS}
-    for where, tokens in batches(text):
-
-        def take(layer: int, reading: Reading, where: slice = where) -> None:
-            for name, values in _sink_scores(reading, LENGTH).items():
-                samples[name][where, layer] = values.cpu().numpy()
-
-        read(bench.model, tokens, take, method=bench.config.method)
-        on_step(min(where.stop, n), n)
-    return samples
+    names = tuple(definition.name for definition in DEFINITIONS)
+    return measure_passages(bench, text, names, lambda reading: _sink_scores(reading, LENGTH), on_step)
 
 
 PROBE = Probe("sink", "attention that rests on the first position, and on later sinks", DEFINITIONS, _measure)

@@ -5,12 +5,14 @@ The fixture run is a small run folder with every kind of content, of a model tha
 
 from __future__ import annotations
 
+import copy
+import functools
 import os
 import shutil
 import socket
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -20,7 +22,13 @@ from headscope.checks import AblationPoint, CausalCheck
 from headscope.heads import HeadScores, ScoreDefinition
 from headscope.runs import ModelRecord, RunWriter
 
+if TYPE_CHECKING:
+    from headscope.models.bridged import BridgedModel
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test module imports the hub's client
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait must not spin
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers are the parallelism
 
 N_LAYERS, N_HEADS, N_KV_HEADS, N_EXAMPLES = 3, 4, 2, 20
 
@@ -54,6 +62,50 @@ PROBES: dict[str, list[tuple[str, str, float | None, bool]]] = {
 }
 CHECKED = {"induction": "repeated-token loss", "retrieval": "needle accuracy", "sink": "text loss"}
 
+_SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "pad_token_id": None,
+}
+_MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 12}
+# name -> transformers' class prefix and configuration
+TINY: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", _SMALL),
+    "qwen2": ("Qwen2", _SMALL),
+    "gpt_neox": ("GPTNeoX", {key: value for key, value in _SMALL.items() if key != "num_key_value_heads"}),
+    "opt": (
+        "OPT",
+        {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+        | {"max_position_embeddings": 2048, "pad_token_id": None},
+    ),
+    "gpt2": ("GPT2", {"n_positions": 2048, "n_embd": 32, "n_layer": 3, "n_head": 4}),
+    "mistral, window 8": ("Mistral", {**_SMALL, "sliding_window": 8}),
+    "gemma2, window 8, capped": (
+        "Gemma2",
+        {**_SMALL, "head_dim": 8, "sliding_window": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 5.0},
+    ),
+    "gpt_neo, no registry": (
+        "GPTNeo",
+        {"max_position_embeddings": 64, "hidden_size": 32, "num_layers": 2, "num_heads": 4, "window_size": 8}
+        | {"attention_types": [[["global", "local"], 1]]},
+    ),
+    "llama4, chunks of 8": (
+        "Llama4Text",
+        {**_SMALL, "head_dim": 8, "attention_chunk_size": 8, "num_local_experts": 2, "intermediate_size_mlp": 48},
+    ),
+    "phimoe, untold window 8": ("Phimoe", {**_SMALL, "sliding_window": 8, "num_local_experts": 2}),
+    "gpt_oss, learned sinks": ("GptOss", {**_SMALL, "head_dim": 8, "num_local_experts": 2, "num_experts_per_tok": 1}),
+    "deepseek, wide values": (
+        "DeepseekV3",
+        {**_SMALL, **_MLA, "num_key_value_heads": 4, "first_k_dense_replace": 3, "n_routed_experts": 4}
+        | {"n_group": 1, "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def no_network() -> Generator[None, None, None]:
@@ -80,6 +132,62 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in wanting:
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> BridgedModel:
+    """The embedded model, for reading only; loads from its cache in a second."""
+    from headscope.models import load
+
+    return load("smollm2", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def planted() -> Callable[..., BridgedModel]:
+    """A function that loads a planted model once: ``planted("all")``, ``planted("all", seed=3)``."""
+    from headscope.models import load
+
+    return functools.cache(lambda kind, seed=0: load(f"planted:{kind}", device="cpu", seed=seed))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[[str], BridgedModel]:
+    """A function that builds a small random decoder of a `TINY` architecture once, from its configuration.
+
+    All have a vocabulary of 96, weights so large that the heads differ, and their own default attention.
+    """
+    import torch
+    import transformers
+
+    from headscope.models.bridged import BridgedModel
+    from headscope.models.planted.vocabulary import build_tokenizer
+
+    @functools.cache
+    def build(name: str) -> BridgedModel:
+        kind, fields = TINY[name]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = getattr(transformers, f"{kind}Config")(vocab_size=96, bos_token_id=0, eos_token_id=None, **fields)
+            heads = "GPT2LMHeadModel" if kind == "GPT2" else f"{kind.removesuffix('Text')}ForCausalLM"
+            model = getattr(transformers, heads)(made)
+            for weight in model.parameters():
+                weight.data.normal_(1.0 if weight.ndim == 1 else 0.0, 0.2)
+        return BridgedModel(model, build_tokenizer(), name=f"tiny {name}")
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def without_bos() -> Callable[[BridgedModel], BridgedModel]:
+    """A function that gives the same model a tokenizer without a start token."""
+    from headscope.models.bridged import BridgedModel
+
+    def strip(model: BridgedModel) -> BridgedModel:
+        tokenizer = copy.deepcopy(model.tokenizer)
+        tokenizer.bos_token = None
+        return BridgedModel(model.plain, tokenizer, name=f"{model.name} without a start token", needles=model.needles)
+
+    return strip
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,12 @@ def models(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
 ) -> None:
     """List the models that can be loaded by name."""
-    from app.terminal import print_line, print_tables
-    from app.views.tables import TextTable
+    from app.terminal import print_tables
+    from app.views.tables import TextTable, card_table
     from headscope.models import catalog, load
 
     if card is not None:
-        for line in str(load(card, device=device).card).splitlines():
-            print_line(line)
+        print_tables([card_table(load(card, device=device).card)])
         return
     rows = tuple((entry.name, entry.description) for entry in catalog())
     print_tables([TextTable("Models", ("name", "loads"), rows, frozenset())])

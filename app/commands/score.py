@@ -12,10 +12,9 @@ import typer
 
 from app.commands.options import DEFAULT_ROOT
 
-Names = typer.Option(metavar="A,B,...", show_default=False)
-
 
 def score(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(metavar="MODEL", help="smollm2, planted:all, a folder, or OWNER/NAME.", show_default=False),
@@ -32,7 +31,7 @@ def score(
         str, typer.Option(metavar="A,B", help="Built-in needles by name, or a JSON file of your own.")
     ] = "",
     haystack: Annotated[
-        Path | None,
+        str | None,
         typer.Option(metavar="FILE", help="Text to hide needles in (default: Python's reference)."),
     ] = None,
     checks: Annotated[str, typer.Option(metavar="A,B|all|none", help="Head classes to test by ablation.")] = "all",
@@ -44,7 +43,7 @@ def score(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. --set needle_examples=32."),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder that holds the runs.")] = DEFAULT_ROOT,
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder that holds the runs.")] = str(DEFAULT_ROOT),
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Go on with an unfinished run.", show_default=False)
     ] = None,
@@ -57,16 +56,17 @@ def score(
 
     if (model is None) == (resume is None):
         raise ConfigError("give either a MODEL to score or --resume RUN. See what can be loaded: headscope models")
+    _check_options(context, resuming=resume is not None)
     with Progress() as progress:
         if resume is not None:
-            path = resume_scores(find_run(out, resume), listener=progress)
+            path = resume_scores(find_run(Path(out), resume), listener=progress)
         else:
             own = {
                 "model": model,
-                "probes": _split(probes),
+                "probes": _split("probes", probes),
                 "lengths": _numbers("lengths", lengths, int),
                 "haystack": haystack,
-                "checks": None if checks == "all" else () if checks == "none" else _split(checks),
+                "checks": None if checks == "all" else () if checks == "none" else _split("checks", checks),
                 "draws": draws,
                 "seed": seed,
                 "device": device,
@@ -75,29 +75,62 @@ def score(
             }
             if depths:
                 own["depths"] = _numbers("depths", depths, float)
-            command = shlex.join(["headscope", *sys.argv[1:]])
             config = ScoreConfig.parse(own | _settings(settings or []))
-            path = run_scores(config, root=out, command=command, listener=progress)
+            path = run_scores(config, root=Path(out), command=_command_line(), listener=progress)
     typer.echo(path)
 
 
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+def _check_options(context: typer.Context, *, resuming: bool) -> None:
+    """Refuse empty values, which a shell makes of unset variables, and options that a resumed run cannot obey."""
+    from headscope.errors import ConfigError
+
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        option = parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL"
+        if context.params.get(str(parameter.name)) == "":
+            raise ConfigError(f"{option} is empty. Give it a value, or leave it out.")
+        if resuming and option not in ("--resume", "--out"):
+            raise ConfigError(f"--resume goes on with the settings that the run was started with: leave out {option}.")
+
+
+def _command_line() -> str:
+    from headscope.errors import ConfigError
+
+    command = shlex.join(["headscope", *sys.argv[1:]])
+    try:
+        command.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "the command line is not UTF-8 text, so a manifest cannot hold it. Rename the file."
+        ) from None
+    return command
+
+
+def _split(option: str, text: str) -> tuple[str, ...]:
+    from headscope.errors import ConfigError
+
+    parts = tuple(part.strip() for part in text.split(",") if part.strip())
+    if text and not parts:
+        raise ConfigError(f"--{option} cannot be {text!r}: give names with commas between them.")
+    return parts
 
 
 def _numbers(option: str, text: str, kind: type[int] | type[float]) -> tuple[float, ...]:
     from headscope.errors import ConfigError
 
     try:
-        return tuple(kind(part) for part in _split(text))
+        return tuple(kind(part) for part in _split(option, text))
     except ValueError:
-        raise ConfigError(f"--{option} cannot be {text!r}: give numbers with commas, such as 256,512.") from None
+        example = "256,512" if kind is int else "0.25,0.75"
+        raise ConfigError(f"--{option} cannot be {text!r}: give numbers with commas, such as {example}.") from None
 
 
 def _needles(text: str) -> dict[str, Any]:
     if text.endswith(".json"):
         return {"needle_file": Path(text)}
-    return {"needles": _split(text)}
+    return {"needles": _split("needles", text)}
 
 
 def _settings(given: list[str]) -> dict[str, Any]:

@@ -25,9 +25,9 @@ _SPREAD = 0.13
 def causal_figure(check: CausalCheck) -> go.Figure:
     """The metric over the number of ablated heads.
 
-    The class is a line with its 95 % interval over examples; every random draw is a point, with the mean
-    of the draws and their 2.5th to 97.5th percentile; the untouched model is a dotted line. The steps of
-    k are equally far apart.
+    The class is a line with the 95 % interval of its change from the untouched model; every random draw is a point,
+    with the mean of the draws and their 2.5th to 97.5th percentile; the untouched model is a dotted line. The steps
+    of k are equally far apart.
     """
     rows, places = causal_rows(check), list(range(len(check.points)))
     figure = go.Figure(layout=_layout(check, places))

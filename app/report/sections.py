@@ -127,7 +127,8 @@ def check_section(check: CausalCheck) -> CheckSection:
             anchor=anchor("curve", check.head_class),
             label=f"{check.metric} over the number of ablated heads. {sentence}",
             caption=(
-                "Bands: 95 % interval of the class over examples, and 2.5th to 97.5th percentile of the random draws."
+                "Bands: 95 % interval of the change that ablating the class makes (paired over examples), and "
+                "2.5th to 97.5th percentile of the random draws."
             ),
         ),
         rows=tuple(causal_rows(check)),

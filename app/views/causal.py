@@ -28,7 +28,7 @@ class CausalRow:
     Attributes:
         k: heads ablated.
         heads: their labels, strongest first.
-        value: metric with them ablated, and its 95 % interval over examples.
+        value: metric with them ablated, and the 95 % interval of its change from the untouched model.
         low: lower end.
         high: upper end.
         change: ``value`` minus the baseline.

@@ -11,6 +11,7 @@ from app.views.causal import causal_decimals, causal_rows, causal_sentence, key_
 from app.views.classes import HeadClass, head_classes
 from app.views.heads import HeadRow, top_groups, top_heads
 from app.views.numbers import decimals_of, duration, fixed, interval, p_text
+from headscope.card import CapabilityCard
 from headscope.checks import CausalCheck
 from headscope.errors import UnknownNameError
 from headscope.heads import HeadScores
@@ -47,6 +48,17 @@ def run_table(runs: Sequence[RunSummary], root: str) -> TextTable:
         columns=("run", "model", "kind", "status", "started (UTC)", "time"),
         rows=tuple(rows),
         numbers=frozenset({"time"}),
+    )
+
+
+def card_table(card: CapabilityCard) -> TextTable:
+    """What a model was seen to support, an entry per row."""
+    marks = {True: "yes", False: "NO", None: ""}
+    return TextTable(
+        title=f"Capability card of {card.model}",
+        columns=("", "checked", "seen"),
+        rows=tuple((marks[entry.ok], entry.title, entry.value) for entry in card.entries),
+        numbers=frozenset(),
     )
 
 

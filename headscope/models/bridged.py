@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
 _log = logging.getLogger(__name__)
+_LONGEST_REASON = 200
 
 
 def shape_of(model: PreTrainedModel) -> ModelShape:
@@ -29,12 +30,21 @@ def shape_of(model: PreTrainedModel) -> ModelShape:
     return ModelShape(
         n_layers=int(config.num_hidden_layers),
         n_heads=n_heads,
-        n_kv_heads=int(getattr(config, "num_key_value_heads", None) or n_heads),
+        n_kv_heads=_count_kv_heads(config, n_heads),
         d_head=int(getattr(config, "head_dim", None) or config.hidden_size // n_heads),
         d_model=int(config.hidden_size),
         d_vocab=int(config.vocab_size),
         n_ctx=int(getattr(config, "max_position_embeddings", None) or 2048),
     )
+
+
+def _count_kv_heads(config: Any, n_heads: int) -> int:
+    """Key/value heads per layer; Falcon and GPT-BigCode have words of their own for it."""
+    if getattr(config, "new_decoder_architecture", False):
+        return int(config.num_kv_heads)
+    if getattr(config, "multi_query", False):
+        return 1
+    return int(getattr(config, "num_key_value_heads", None) or n_heads)
 
 
 def twin_of(model: PreTrainedModel) -> PreTrainedModel:
@@ -86,20 +96,21 @@ class BridgedModel:
         return self._bridge
 
     def _wrap_twin(self) -> TransformerBridge:
-        from transformer_lens.model_bridge import TransformerBridge
-
-        twin = twin_of(self.plain)
         try:
+            from transformer_lens.model_bridge import TransformerBridge
+
+            twin = twin_of(self.plain)
             bridge = TransformerBridge.boot_transformers(
                 f"headscope/{self.name.replace(':', '-')}",
                 hf_model=twin,
-                tokenizer=self.tokenizer,
+                tokenizer=copy.deepcopy(self.tokenizer),  # it gives one without a start token another one
                 device=str(self.device),
             )
         except Exception as error:
+            reason = " ".join(str(error).split())[:_LONGEST_REASON]  # it can list every architecture there is
             raise UnsupportedError(
                 f"TransformerLens cannot wrap {self.name!r} ({type(self.plain).__name__}): "
-                f"{type(error).__name__}: {error}"
+                f"{type(error).__name__}: {reason}"
             ) from error
         return bridge.eval()
 

@@ -72,9 +72,16 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32", seed: int =
         return loading.load_embedded(name, where, numbers)
     if name.startswith(PLANTED_PREFIX):
         return _load_planted(name, where, numbers, seed)
-    if Path(name).is_dir():
+    if _is_folder(name):
         return loading.load_folder(Path(name), where, numbers)
     return _load_other(name, where, numbers)
+
+
+def _is_folder(name: str) -> bool:
+    try:
+        return bool(name) and Path(name).is_dir()
+    except OSError:  # longer than a path may be
+        return False
 
 
 def _load_planted(name: str, device: torch.device, dtype: torch.dtype, seed: int) -> BridgedModel:
@@ -106,7 +113,7 @@ def _load_other(name: str, device: torch.device, dtype: torch.dtype) -> BridgedM
     from headscope.models import loading
 
     known = ["smollm2", *(PLANTED_PREFIX + kind for kind in PLANTED_KINDS)]
-    slip = "/" not in name and difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    slip = "/" not in name and difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.75)
     if slip or not _HUB_ID.match(name):
         raise UnknownNameError.of("model", name, known, "No folder has that path either. See: headscope models")
     return loading.load_hub(name, device, dtype)

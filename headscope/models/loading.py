@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import socket
 import urllib.parse
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from huggingface_hub import constants as hub_constants
 from huggingface_hub.utils import logging as hub_logging
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from headscope.errors import DeviceError, ModelError
@@ -78,12 +79,18 @@ def load_folder(path: Path, device: torch.device, dtype: torch.dtype) -> Bridged
     with _quiet():
         try:
             model, tokenizer = _from_pretrained(str(path), dtype=dtype, local_files_only=True)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            raise ModelError(f"the folder {path} cannot be loaded: {_first_line(error)}") from error
-    revision = f"config sha256:{embedded.sha256(path / 'config.json')}"
+        except Exception as error:  # a foreign folder can make transformers fail in any way
+            raise ModelError(f"the folder {path} cannot be loaded: {_one_line(error)}") from error
+    place = path.resolve().name
     return BridgedModel(
-        model.to(device), tokenizer, name=path.name, source=f"local folder {path.name}", revision=revision
+        model.to(device), tokenizer, name=place, source=f"local folder {place}", revision=_content_hash(path)
     )
+
+
+def _content_hash(folder: Path) -> str:
+    """Hash of configuration and weights: two checkpoints of one training run differ in nothing else."""
+    digests = [embedded.sha256(part) for part in (folder / "config.json", *sorted(folder.glob("*.safetensors")))]
+    return f"sha256:{hashlib.sha256(''.join(digests).encode()).hexdigest()}"
 
 
 def load_hub(name: str, device: torch.device, dtype: torch.dtype) -> BridgedModel:
@@ -96,13 +103,13 @@ def load_hub(name: str, device: torch.device, dtype: torch.dtype) -> BridgedMode
     with _quiet():
         for place, local in (("the local Hugging Face cache", True), ("the Hugging Face hub", False)):
             if not local and not _hub_has_address():
-                tried.append(f"{place} (no network: its name does not resolve)")
+                tried.append(f"{place} (out of reach: its name does not resolve, or HF_HUB_OFFLINE is set)")
                 continue
             try:
                 model, tokenizer = _from_pretrained(name, dtype=dtype, local_files_only=local)
-            except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            except Exception as error:  # foreign files can make transformers fail in any way
                 absent = local and "cached files" in str(error)
-                tried.append(f"{place} ({'not in it' if absent else _first_line(error)})")
+                tried.append(f"{place} ({'not in it' if absent else _one_line(error)})")
                 continue
             revision = str(getattr(model.config, "_commit_hash", None) or "unknown")
             return BridgedModel(
@@ -116,26 +123,40 @@ def load_hub(name: str, device: torch.device, dtype: torch.dtype) -> BridgedMode
 
 def _hub_has_address() -> bool:
     """A name look-up that fails at once without a network, where the hub's client would retry for 20 s."""
+    if hub_constants.HF_HUB_OFFLINE:
+        return False
     if any(os.environ.get(key) for key in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     try:
         socket.getaddrinfo(urllib.parse.urlsplit(hub_constants.ENDPOINT).hostname, 443)
     except OSError:
         return False
-    return not hub_constants.HF_HUB_OFFLINE
+    return True
 
 
 def _from_pretrained(name: str, *, dtype: torch.dtype, local_files_only: bool) -> tuple[Any, Any]:
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, local_files_only=local_files_only, trust_remote_code=False, use_safetensors=True
+    """Model and tokenizer; refuses what transformers would only warn of: weights made up, kernels downloaded."""
+    config: Any = AutoConfig.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
+    kernel = str(getattr(config, "_attn_implementation", None))
+    if "/" in kernel:
+        raise ValueError(f"its config.json asks for the attention kernel {kernel!r}, which is remote code")
+    model, report = cast(Any, AutoModelForCausalLM).from_pretrained(
+        name,
+        dtype=dtype,
+        local_files_only=local_files_only,
+        trust_remote_code=False,
+        use_safetensors=True,
+        output_loading_info=True,
     )
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise ValueError(f"its weights lack {len(missing)} of the model's tensors, such as {missing[0]}")
     tokenizer: Any = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
     return model, tokenizer
 
 
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200].rstrip(". ") if lines else type(error).__name__
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200].rstrip(". ") or type(error).__name__
 
 
 @contextlib.contextmanager

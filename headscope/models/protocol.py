@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from typing_extensions import Protocol, runtime_checkable
 
 from headscope.card import CapabilityCard
 
@@ -61,6 +62,7 @@ class Needle:
     end: str = "."
 
 
+@runtime_checkable
 class HookedModel(Protocol):
     """A causal language model with two faces that share one set of weights.
 

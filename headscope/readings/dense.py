@@ -31,7 +31,8 @@ class DenseReading:
 
     def cell_mass(self, rows: Int[Tensor, " C"], keys: Int[Tensor, " C"]) -> Float[Tensor, "B H C"]:
         """Mass of given cells."""
-        return self.pattern[:, :, rows, keys]
+        real = real_rows(self.lengths, self.pattern.shape[-1])[:, None, rows]
+        return torch.where(real, self.pattern[:, :, rows, keys], torch.nan)
 
     def row_entropy(self) -> Float[Tensor, "B H T"]:
         """Entropy of each row, in nats."""

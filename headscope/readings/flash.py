@@ -41,7 +41,9 @@ class FlashReading:
         self.lse = call.lse if call.query.dtype == torch.float32 else self._forward(self.value)[1]
 
     def _forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        return kernels.flash_attention(self.query, self.key, values, self.scale)
+        decoding = self.query.shape[2] < self.key.shape[2]
+        attend = kernels.chunked_attention if decoding else kernels.flash_attention
+        return attend(self.query, self.key, values, self.scale)
 
     def _mix(self, numbers: Float[Tensor, "T W"]) -> Float[Tensor, "B H T W"]:
         """``M @ numbers``, d_head columns at a time, since the operator wants that width."""
@@ -60,7 +62,8 @@ class FlashReading:
             key = kernels.expand_kv(self.key[:, :, j], self.query.shape[1])
             logits = (self.query[:, :, i] * key).sum(-1) * self.scale
             parts.append(torch.exp(logits - self.lse[:, :, i]).masked_fill(j > i, 0.0))
-        return torch.cat(parts, -1)
+        real = real_rows(self.lengths, self.query.shape[2])[:, None, rows]
+        return torch.where(real, torch.cat(parts, -1), torch.nan)
 
     def row_entropy(self) -> Float[Tensor, "B H T"]:
         """Entropy of each row, in nats: one forward pass with the keys as values."""
@@ -89,11 +92,9 @@ class FlashReading:
         real = real_rows(self.lengths, size)[:, None, :, None]
         total = torch.zeros(*self.query.shape[:2], size, device=self.query.device)
         for first in range(0, size, _ROW_CHUNK):
-            rows = torch.arange(first, min(first + _ROW_CHUNK, size), device=self.query.device)
+            rows = slice(first, first + _ROW_CHUNK)
             logits = kernels.causal_logits(self.query[:, :, rows], self.key, self.scale, first_row=first)
-            pattern = logits.softmax(-1) * real[:, :, rows]
-            offsets = (rows[:, None] - torch.arange(size, device=rows.device)[None]).clamp_min(0)
-            total.scatter_add_(2, offsets.flatten().expand(*total.shape[:2], -1), pattern.flatten(2))
+            total += _by_offset(logits.softmax(-1) * real[:, :, rows], first).sum(2)
         return total / self.lengths[:, None, None]
 
     def top_key(self, rows: Int[Tensor, "B R"]) -> Int[Tensor, "B H R"]:
@@ -108,3 +109,15 @@ class FlashReading:
     def value_norm(self) -> Float[Tensor, "B H T"]:
         """Norms of the values each query head reads."""
         return blank_pads(kernels.expand_kv(self.value, self.query.shape[1]).norm(dim=-1), self.lengths)
+
+
+def _by_offset(rows: Float[Tensor, "B H R T"], first: int) -> Float[Tensor, "B H R T"]:
+    """Skew rows so that column d holds ``M[i, i - d]``, i = ``first`` + row: a view, with zeros where d > i.
+
+    Reversed and padded to width W, ``M[i, i - d]`` lies at ``i W + (T - 1 - i) + d``: rows of stride W - 1.
+    """
+    batch, heads, count, size = rows.shape
+    width = 2 * size
+    padded = torch.nn.functional.pad(rows.flip(-1), (0, size)).contiguous()
+    strides = (heads * count * width, count * width, width - 1, 1)
+    return padded.as_strided((batch, heads, count, size), strides, size - 1 - first)

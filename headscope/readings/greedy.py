@@ -13,7 +13,7 @@ from headscope.attention import AttentionCall, tap
 from headscope.models.protocol import HookedModel
 from headscope.readings.flash import FlashReading
 from headscope.readings.interface import Method, Reading
-from headscope.readings.running import read
+from headscope.readings.running import read, refuse_unseen
 
 
 def greedy_top_keys(
@@ -32,6 +32,9 @@ def greedy_top_keys(
 
     Returns:
         The generated tokens, and the top-1 key of every step, layer and head.
+
+    Raises:
+        UnsupportedError: if the model cannot be read that way; says why.
     """
     shape = (len(prompts), steps, model.shape.n_layers, model.shape.n_heads)
     top = torch.zeros(shape, dtype=torch.long, device=model.device)
@@ -72,8 +75,10 @@ def _decode(
     token, generated = prompts[:, -1:], list[Tensor]()
     model.last_path = "plain"
     for step in range(steps):
-        with tap(model.plain, reader=None if observe is None else observe(step)):
+        with tap(model.plain, reader=None if observe is None else observe(step)) as opened:
             out = model.plain(input_ids=token, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        if observe is not None:
+            refuse_unseen(model, set(range(model.shape.n_layers)) - set(opened.calls))
         token = out.logits[:, -1].argmax(-1, keepdim=True)
         generated.append(token)
     return torch.cat(generated, 1)

@@ -6,15 +6,17 @@ example are real. Values that belong to a padded row are NaN; padded rows carry 
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from typing_extensions import Protocol, runtime_checkable
 
 Method = Literal["flash", "dense"]
 
 
+@runtime_checkable
 class Reading(Protocol):
     """One layer's attention on one batch. Every answer is in float32 and per query head."""
 

@@ -63,11 +63,19 @@ def _read_flash(model: HookedModel, tokens: Tensor, lengths: Tensor, layers: set
     model.last_path = "plain"
     with tap(model.plain, reader=reader) as opened:
         model.plain.base_model(input_ids=tokens, use_cache=False)
-    missing = sorted(layers - set(opened.calls))
+    refuse_unseen(model, layers - set(opened.calls))
+
+
+def refuse_unseen(model: HookedModel, missing: set[int]) -> None:
+    """Refuse the flash reading of a model whose layers did not all call the attention registry.
+
+    Raises:
+        UnsupportedError: if any layer is missing.
+    """
     if missing:
         raise UnsupportedError(
-            f"{type(model.plain).__name__} does not route the attention of layers {missing} through the attention "
-            "registry of transformers, so the flash reading sees nothing. Use the dense reading."
+            f"{type(model.plain).__name__} does not route the attention of layers {sorted(missing)} through the "
+            "attention registry of transformers, so the flash reading sees nothing. Use the dense reading."
         )
 
 

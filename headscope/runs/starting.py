@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import secrets
 import shutil
@@ -12,6 +13,24 @@ from pathlib import Path
 from headscope.runs.files import sync_folder, unwritable
 from headscope.runs.locking import FolderLock
 from headscope.runs.manifest import LOG, PROGRESS, UNFINISHED, Manifest, new_id, write_manifest
+
+
+def refuse_unwritable(root: Path) -> None:
+    """See whether a run could be started in ``root``, before any work for it; leaves nothing behind.
+
+    Raises:
+        RunError: if ``root`` cannot be written.
+    """
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    trial = root / f".new-{secrets.token_hex(6)}"
+    try:
+        trial.mkdir(parents=True)
+    except OSError as error:
+        raise unwritable(trial, error) from error
+    finally:
+        with contextlib.suppress(OSError):  # another run may have started there
+            for folder in (trial, *missing):
+                folder.rmdir()
 
 
 def start_folder(root: Path, manifest: Manifest) -> tuple[Manifest, FolderLock]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
@@ -46,8 +45,8 @@ def read_table(content: bytes) -> pa.Table:
     Raises:
         ValueError: if it does not parse (pyarrow's ArrowInvalid is one) or has other columns.
     """
-    try:
-        table = pq.read_table(BytesIO(content))
+    try:  # on this thread alone: a reader thread that is not done when the process exits aborts it (arrow #34314)
+        table = pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
     except OSError as error:  # pyarrow's word for a page it cannot decompress
         raise ValueError(str(error)) from None
     if not table.schema.equals(SCHEMA):

@@ -33,6 +33,8 @@ def load_haystack(path: Path | None = None) -> str:
         raise TaskError(f"the haystack {path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
         raise TaskError(f"the haystack {path} is not UTF-8 text. Give a plain text file.") from error
+    except ValueError as error:
+        raise TaskError(f"the haystack {str(path)!r} is no file name ({error}).") from error
     if not text.strip():
         raise TaskError(f"the haystack {path} is empty. Give a text longer than the longest prompt.")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,16 +112,23 @@ def load_needles(path: Path) -> tuple[Needle, ...]:
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        needles = tuple(Needle(**entry) for entry in entries)
+        needles = tuple(Needle(**{key: _text(key, value) for key, value in entry.items()}) for entry in entries)
     except OSError as error:
         raise TaskError(f"the needle file {path} cannot be read ({error.strerror}).") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise TaskError(
             f"the needle file {path} is not a JSON list of objects with name, cue, answer, question: {error}"
         ) from error
     if not needles or not all(needle.answer.strip() and needle.cue.strip() for needle in needles):
         raise TaskError(f"the needle file {path} needs at least one needle, each with a cue and an answer.")
     return needles
+
+
+def _text(key: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{key} is {value!r}, no text")
+    value.encode()  # JSON can hold half a surrogate pair, which no tokenizer takes
+    return value
 
 
 def build_needles(
@@ -133,15 +141,16 @@ def build_needles(
     needles: Sequence[Needle] = NEEDLES,
     depths: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
 ) -> NeedleBatch:
-    """``n`` prompts of exactly ``length`` tokens; needles and depths rotate, the haystack part is random.
+    """``n`` prompts of exactly ``length`` tokens; needles and depths go through all pairs, the haystack part is random.
 
     The needle goes behind the last full stop before its depth. Tokens are joined from pieces, so the answer's
     span is exact by construction.
 
     Raises:
         TaskError: if the length is beyond the context, or too short for needle and question, or the haystack is
-            shorter than the prompt.
+            shorter than the prompt, or a depth is not between 0 and 1.
     """
+    _check_depths(depths)
     _check_length(model, length, max(len(model.encode(" " + needle.answer)) for needle in needles))
     hay = model.encode(haystack)
     stops = _full_stops(model, hay)
@@ -149,7 +158,7 @@ def build_needles(
     rows: list[_Prompt] = []
     for index in range(n):
         which = index % len(needles)
-        depth = depths[(index + index // len(needles)) % len(depths)]
+        depth = depths[(index + index // math.lcm(len(needles), len(depths))) % len(depths)]
         rows.append(_prompt(model, parts[which], needles[which], hay, stops, length, depth, generator))
     return _stack(rows)
 
@@ -169,6 +178,12 @@ class _Prompt:
     span: int
     depth: float
     needle: Needle
+
+
+def _check_depths(depths: Sequence[float]) -> None:
+    wrong = [depth for depth in depths if not 0 <= depth <= 1]
+    if wrong:
+        raise TaskError(f"a depth of {wrong[0]:g} is not in the text: depths go from 0 (start) to 1 (end).")
 
 
 def _check_length(model: HookedModel, length: int, answer: int) -> None:
