@@ -6,6 +6,7 @@ Only what ``--help`` needs is imported here; each command imports the rest when 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -52,7 +53,7 @@ class Commands(TyperGroup):
             explain = getattr(error, "format_message", None)  # typer's usage errors have no public class
             if explain is None:
                 raise
-            _say("error", explain(), _where_help_is(error))
+            _say("error", _sentence(explain()), _where_help_is(error))
             sys.exit(BAD_INPUT)
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -95,7 +96,10 @@ def main() -> None:
     forward pass was seen to take ten times as long with spinning. It must be set before torch is loaded.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    app(prog_name="headscope")
+    try:
+        app(prog_name="headscope")
+    finally:  # all is written: a second Ctrl-C may cut the second that torch takes to go away, without a traceback
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _say(kind: str, *parts: str) -> None:
@@ -106,6 +110,11 @@ def _say(kind: str, *parts: str) -> None:
 def _notes(error: BaseException) -> list[str]:
     """What a run that was open when the error passed has to say: how to resume it."""
     return list(getattr(error, "__notes__", []))
+
+
+def _sentence(text: str) -> str:
+    """Typer ends some of its messages with a full stop, and some not."""
+    return text if text.endswith((".", "?")) else f"{text}."
 
 
 def _where_help_is(error: Exception) -> str:

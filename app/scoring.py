@@ -16,6 +16,7 @@ from circuits.interventions import Ablation
 from circuits.validation import EXPERIMENTS, validate
 from headscope.errors import ConfigError, RunError, UnsupportedError
 from headscope.heads import HeadScores
+from headscope.models.embedded import sha256
 from headscope.models.protocol import HookedModel
 from headscope.runs import Manifest, ModelRecord, Run, RunWriter
 from headscope.runs.provenance import peak_memory_bytes
@@ -38,6 +39,7 @@ class ScoreConfig(ProbeConfig):
         ks: numbers of heads to ablate.
         draws: random head sets per number.
         ablation: zero, uniform or to_bos.
+        texts: sha256 of the haystack and needle files, filled in when the run starts.
     """
 
     model: str
@@ -48,6 +50,7 @@ class ScoreConfig(ProbeConfig):
     ks: tuple[PositiveInt, ...] = Field(default=(1, 5, 20), min_length=1)
     draws: int = Field(default=20, ge=1, le=10_000)
     ablation: Ablation = Ablation.ZERO
+    texts: dict[str, str] = Field(default_factory=dict[str, str])
 
 
 class Listener(Protocol):
@@ -88,6 +91,7 @@ def run_scores(config: ScoreConfig, *, root: Path, command: str, listener: Liste
     """
     check_request(config)
     refuse_unwritable(root)
+    config = config.model_copy(update={"texts": _text_hashes(config)})
     bench, config = _bench(config, listener)
     plan = _plan(bench, config)
     check_data(bench, plan)
@@ -117,6 +121,11 @@ def resume_scores(path: Path, *, listener: Listener) -> Path:
     """
     manifest = Run.open(path, verify=False).manifest
     config = _config_of(manifest)
+    if _text_hashes(config) != config.texts:
+        raise RunError(
+            "the haystack or needle file has changed since the run was started: its stages would mix two texts. "
+            "Put the old file back, or start a new run."
+        )
     with RunWriter.resume(path) as writer:
         bench, _ = _bench(config, listener)
         if bench.model.revision == manifest.model.revision:
@@ -125,6 +134,11 @@ def resume_scores(path: Path, *, listener: Listener) -> Path:
         f"the run was started with {config.model!r} at {manifest.model.revision}, now it is at "
         f"{bench.model.revision}: its stages would mix two models. Start a new run."
     )
+
+
+def _text_hashes(config: ScoreConfig) -> dict[str, str]:
+    files = {"haystack": config.haystack, "needle_file": config.needle_file}
+    return {name: sha256(path) for name, path in files.items() if path is not None and path.is_file()}
 
 
 def _config_of(manifest: Manifest) -> ScoreConfig:

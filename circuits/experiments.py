@@ -99,7 +99,7 @@ def needle_accuracy(bench: Bench, *, n: int, length: int) -> Experiment:
     """
     task = build_needles(
         bench.model,
-        bench.haystack,
+        bench.held_out,
         length=length,
         n=n,
         generator=bench.generator("check needle"),
@@ -115,8 +115,9 @@ def needle_accuracy(bench: Bench, *, n: int, length: int) -> Experiment:
         "share of answer tokens",
         -1,
         "decode",
-        f"teacher-forced top-1 accuracy on the answer tokens of {n} needle prompts of {length} tokens, "
-        "other prompts than the heads were scored on; the prompt is read untouched",
+        f"teacher-forced top-1 accuracy on the answer tokens of {n} needle prompts of {length} tokens; the "
+        "haystack is a part of the text that no head was scored on, the needles are the same; the prompt is read "
+        "untouched",
         "accuracy",
         list(_chunks(tokens, counted, length - 1)),
     )
@@ -143,13 +144,14 @@ def repeated_loss(bench: Bench, *, n: int) -> Experiment:
 
 def text_loss(bench: Bench, *, n: int, length: int) -> Experiment:
     """Cross-entropy on passages of real text."""
-    text = build_prose(bench.model, bench.haystack, n=n, length=length, generator=bench.generator("check prose"))
+    text = build_prose(bench.model, bench.held_out, n=n, length=length, generator=bench.generator("check prose"))
     return Experiment(
         "text loss",
         "nats per token",
         1,
         "all",
-        f"cross-entropy on {n} passages of {length} tokens, drawn apart from those the heads were scored on",
+        f"cross-entropy on {len(text)} passages of {length} tokens, from the part of the text that no head was scored "
+        "on",
         "loss",
         list(_chunks(text, torch.ones_like(text, dtype=torch.bool))),
     )

@@ -158,7 +158,6 @@ def _no_mask(
     q_length: int = 0,
     q_offset: int | Tensor = 0,
     kv_length: int = 0,
-    kv_offset: int | Tensor = 0,
     config: Any = None,
     **__: Any,
 ) -> None:
@@ -167,7 +166,7 @@ def _no_mask(
         raise UnsupportedError("pass right-padded tokens and their lengths, not an attention_mask.")
     if mask_function is not causal_mask_function and local_size is None:
         raise UnsupportedError("this model asks for more than a causal mask; the attention seam knows no other.")
-    if int(kv_offset) or int(q_offset) + q_length != kv_length:
+    if int(q_offset) + q_length != kv_length:
         raise UnsupportedError(
             "this cache drops old keys or keeps room for new ones, so that a key's place does not tell its position. "
             "Pass past_key_values=DynamicCache(), without the model's config."

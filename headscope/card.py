@@ -30,7 +30,10 @@ class CapabilityCard:
     entries: tuple[CardEntry, ...]
 
     def __getitem__(self, name: str) -> CardEntry:
-        return next(entry for entry in self.entries if entry.name == name)
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise KeyError(f"the card has no entry {name!r}: {', '.join(entry.name for entry in self.entries)}")
 
     def supports(self, name: str) -> bool:
         """Whether the named capability was seen to work."""

@@ -82,9 +82,20 @@ class Bench:
     config: ProbeConfig = field(default_factory=ProbeConfig)
 
     @cached_property
+    def _texts(self) -> tuple[str, str]:
+        whole = load_haystack(self.config.haystack)
+        cut = max(whole.find(" ", len(whole) * 3 // 4), 0)
+        return whole[:cut], whole[cut:]
+
+    @property
     def haystack(self) -> str:
-        """The text that prose and needle prompts are cut from."""
-        return load_haystack(self.config.haystack)
+        """The text that heads are scored on: the first three quarters of the haystack."""
+        return self._texts[0]
+
+    @property
+    def held_out(self) -> str:
+        """The text that causal checks are run on: the last quarter, which no head was scored on."""
+        return self._texts[1]
 
     @cached_property
     def lengths(self) -> tuple[int, ...]:

@@ -8,7 +8,8 @@ Activation frequency: share of counted instances with at least one copy-paste.
 Source: Wu et al. 2024 (arXiv 2404.15574), section 2; code: nightdessert/Retrieval_Head, retrieval_head_detection.py.
 Differences from the released code: the span is exact (theirs is found by token overlap and can be off by several
 tokens); a needle token produced twice counts once, as in the paper's formula (their sum can exceed 1); the prompt ends
-with the first words of the answer's sentence, so that a small base model copies instead of paraphrasing.
+with the first words of the answer's sentence, so that a small base model copies instead of paraphrasing; at most four
+tokens more than the longest answer are generated (theirs: 50), up to a line break or the end-of-text token.
 Pitfalls: top-1 only, so a head that splits its attention scores 0. Query heads; with grouped keys use the KV view.
 An induction head is a retrieval head on such prompts: look at the overlap of the two classes.
 """
@@ -30,7 +31,7 @@ from headscope.tasks import NeedleBatch, build_needles
 from probes.probe import Bench, OnStep, Probe, Samples, batches
 
 _SOURCE = "Wu et al. 2024, arXiv 2404.15574, section 2"
-_RECALL = 0.5
+_RECALL, _SLACK = 0.5, 4
 
 RETRIEVAL = ScoreDefinition(
     name="retrieval",
@@ -42,7 +43,8 @@ RETRIEVAL = ScoreDefinition(
     probe="retrieval",
     threshold=0.1,
     head_class="retrieval",
-    caveats="Query heads; greedy decoding; only instances with ROUGE-1 recall above 50 count (see n).",
+    caveats="Query heads; greedy decoding; only instances with ROUGE-1 recall above 50 count (see n). Instances share "
+    "a few needles in other places and texts: the interval does not speak for other needles.",
 )
 RETRIEVAL_ACTIVATION = ScoreDefinition(
     name="retrieval_activation",
@@ -90,17 +92,29 @@ def _instances(bench: Bench, length: int) -> NeedleBatch:
     )
 
 
+def _answer_end(bench: Bench, generated: list[int]) -> int:
+    """Number of tokens before the answer ends: at a line break or the end-of-text token."""
+    stops = (index for index, token in enumerate(generated) if _stops(bench, token))
+    return next(stops, len(generated))
+
+
+def _stops(bench: Bench, token: int) -> bool:
+    return token == bench.model.tokenizer.eos_token_id or "\n" in bench.model.decode([token])
+
+
 def _measure(bench: Bench, on_step: OnStep) -> Samples:
     model, config = bench.model, bench.config
     tasks = [_instances(bench, length) for length in bench.lengths]  # all first: a bad length fails at once
     total, values = config.needle_examples * len(tasks), list[Float[np.ndarray, "layer head"]]()
     for task in tasks:
-        steps = int(task.answer_lengths.max())  # of the whole task: no score may depend on who shares its batch
+        # of the whole task: no score may depend on who shares its batch
+        steps = min(int(task.answer_lengths.max()) + _SLACK, model.shape.n_ctx - task.prompts.shape[1])
         for where, prompts in batches(task.prompts):
             generated, top = greedy_top_keys(model, prompts, steps, method=config.method)
             for local, index in enumerate(range(where.start, where.start + len(prompts))):
-                text = model.decode(generated[local].tolist()).split("\n")[0]
-                score = copy_pasted(task, index, generated[local], top[local]).cpu().numpy()
+                end = _answer_end(bench, generated[local].tolist())
+                score = copy_pasted(task, index, generated[local, :end], top[local, :end]).cpu().numpy()
+                text = model.decode(generated[local, :end].tolist())
                 counted = rouge1_recall(text, task.texts[index]) > _RECALL
                 values.append(score if counted else np.full_like(score, np.nan))
             on_step(len(values), total)

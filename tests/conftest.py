@@ -29,6 +29,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before any test module imports the hub's c
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait must not spin
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the workers are the parallelism
+    os.environ.pop("COLUMNS", None)  # the controller's; a command's output is as wide as in a pipe
 
 N_LAYERS, N_HEADS, N_KV_HEADS, N_EXAMPLES = 3, 4, 2, 20
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-import app.progress
 import app.scoring
 from app.progress import Progress
 from app.scoring import ScoreConfig, run_scores
@@ -124,7 +123,7 @@ def test_terminal_shows_a_bar_with_count_and_time_left(terminal: Callable[[], Te
         progress.say("a word in between")
         progress.stage("sink", 3, 15)
     shown = without_colours(screen.getvalue())
-    assert re.search(r"\[2/15\] induction ━+ +6/24 \d:\d\d:\d\d left (\d|-)", shown)
+    assert re.search(r"\[2/15\] induction [━╸╺]+ +6/24 \d:\d\d:\d\d left (\d|-)", shown)
     assert re.search(r"^a word in between$", shown.replace("\r", "\n"), flags=re.MULTILINE)
     assert re.search(r"\[2/15\] induction: \d+\.\d s", shown)
 

@@ -94,7 +94,7 @@ def test_manifest_says_what_was_measured_with_what_and_when(whole: tuple[Run, Re
     assert {"python", "headscope", "torch", "transformers", "transformer-lens", "numpy"} <= set(data["versions"])
     assert {"platform", "cpu", "logical_cores", "memory_gb"} <= set(data["machine"])
     assert data["commit"] is None or re.fullmatch(r"[0-9a-f]{40}(\+dirty)?", data["commit"])
-    assert data["command"].startswith("headscope ")
+    assert data["command"].split()[0] == "headscope"
     assert data["started"] <= data["stages"][0]["finished"] <= data["finished"]
     assert data["seconds"] >= sum(stage["seconds"] for stage in data["stages"]) > 0
     assert data["peak_memory_bytes"] > 1e8
@@ -303,8 +303,8 @@ def test_haystack_of_ones_own_is_what_is_read(tmp_path: Path, built: list[dict[s
     file.write_text(" ".join(ORDINARY_WORDS) * 40)
     words = ["--probes", "entropy,retrieval", "--checks", "none"]
     own, default = score(tmp_path, *words, "--haystack", file), score(tmp_path, *words)
-    assert built[0]["haystack"] == file.read_text()
-    assert built[0]["haystack"] != built[1]["haystack"]
+    assert built[0]["haystack"] == file.read_text()[: len(built[0]["haystack"])]  # a part is kept for the checks
+    assert built[0]["haystack"][:100] != built[1]["haystack"][:100]
     assert (own.manifest.config["haystack"], default.manifest.config["haystack"]) == (str(file), None)
     assert not np.array_equal(own.score("entropy").values, default.score("entropy").values)
 

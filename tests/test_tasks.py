@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pydoc_data.topics
 import re
@@ -348,10 +349,40 @@ def test_passages_of_a_text_without_blanks_differ_too(planted: Planted) -> None:
     assert len({tuple(row) for row in passages.tolist()}) > 1
 
 
-@pytest.mark.parametrize("characters", [500, 1_550, 1_552])
-def test_a_text_too_short_for_different_passages_is_refused(planted: Planted, text: str, characters: int) -> None:
-    with pytest.raises(TaskError, match=rf"has {characters} characters: too short for 4 different passages of 98 tok"):
-        build_prose(planted("sink"), text[:characters], n=4, length=98, generator=seeded())
+class Letters(BridgedModel):
+    """A model whose tokens are characters, without a start token."""
+
+    def __init__(self, base: BridgedModel) -> None:
+        self.__dict__.update(base.__dict__)
+        self.shape = dataclasses.replace(base.shape, n_ctx=10_000)
+
+    @property
+    def bos(self) -> int | None:
+        return None
+
+    def encode(self, text: str, *, bos: bool = False) -> list[int]:
+        assert not bos
+        return [ord(letter) for letter in text]
+
+
+def letters(count: int) -> str:
+    """A text in which no character comes twice."""
+    return "".join(chr(0x4E00 + index) for index in range(count))
+
+
+@FAST
+@given(n=st.integers(2, 9), length=st.integers(1, 60), seed=st.integers(0, 99), characters=st.integers(200, 9_000))
+def test_no_two_passages_share_a_character(planted: Planted, n: int, length: int, seed: int, characters: int) -> None:
+    passages = build_prose(Letters(planted("sink")), letters(characters), n=n, length=length, generator=seeded(seed))
+    assert len(set(passages.flatten().tolist())) == passages.numel()
+    assert len(passages) == n or characters < n * length, "fewer than asked for only where they do not fit"
+
+
+def test_a_short_text_gives_fewer_passages_and_a_shorter_one_none(planted: Planted) -> None:
+    model = Letters(planted("sink"))
+    assert build_prose(model, letters(250), n=8, length=100, generator=seeded()).shape == (2, 100)
+    with pytest.raises(TaskError, match="has 199 characters: too short for two passages of 100 tokens"):
+        build_prose(model, letters(199), n=8, length=100, generator=seeded())
 
 
 def test_a_passage_beyond_the_context_is_refused_with_the_limit(planted: Planted, text: str) -> None:

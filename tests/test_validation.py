@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from circuits import ablate, validate, validation
 from circuits.experiments import Experiment, needle_accuracy, repeated_loss, text_loss
 from circuits.validation import random_like, steps_of
-from headscope.checks import CausalCheck
+from headscope.checks import AblationPoint, CausalCheck
 from headscope.errors import UnknownNameError, UnsupportedError
 from headscope.heads import Head, HeadScores, ScoreDefinition
 from headscope.models.bridged import BridgedModel
@@ -29,8 +29,12 @@ from probes.probe import Bench, ProbeConfig
 
 Tiny = Callable[[str], BridgedModel]
 Planted = Callable[..., BridgedModel]
-FLOOR = 1 / 21  # the smallest p value of 20 draws
 CONFIG = ProbeConfig(seed=0, lengths=(128,))
+
+
+def floor(point: AblationPoint) -> float:
+    """The smallest p value that a point's random sets can give."""
+    return 1 / (1 + len(point.random_values))
 
 
 def scores_of(members: Collection[Head], head_class: str, shape: tuple[int, int] = (3, 8)) -> HeadScores:
@@ -141,8 +145,8 @@ def test_the_planted_classes_harm_more_than_any_random_draw(planted: Planted, he
     check = validate(Bench(model, CONFIG), scores_of(members, head_class))
     assert labels(check) == [[str(head) for head in members]]
     (point,) = check.points
-    assert point.p_value == FLOOR
-    assert len(point.random_values) == check.n_draws == 20
+    assert point.p_value == floor(point)
+    assert 2 <= len(point.random_values) <= 7 < check.n_draws  # each other head of its layer once, no member
     if head_class == "retrieval":
         assert check.baseline == 1.0
         assert point.value < 0.2
@@ -321,7 +325,12 @@ def test_the_strongest_heads_are_ablated_and_compared_with_as_many_others(
     check = additive(effects, members, 0)
     assert labels(check) == [[str(head) for head in members[:k]] for k in (1, 5, 7)]
     assert [point.value for point in check.points] == pytest.approx([1e6, 1111100, 1111111])
-    assert [point.p_value for point in check.points] == [FLOOR] * 3
+    assert [point.p_value for point in check.points] == [floor(point) for point in check.points]
+    assert [len(point.random_values) for point in check.points] == [
+        7,
+        20,
+        20,
+    ]  # its layer has seven heads outside the class
     assert all(value == 0 for point in check.points for value in point.random_values)  # no member was drawn
 
 
@@ -331,7 +340,7 @@ def test_no_more_heads_are_ablated_than_are_left_to_draw(additive: Callable[...,
     check = additive(np.ones((3, 8)), members, 0)
     assert [point.k for point in check.points] == [1, 5, 12]
     for point in check.points:  # where every head does the same, as many heads do the same
-        assert point.random_values == (point.k,) * 20
+        assert point.random_values == (point.k,) * len(point.random_values)
         assert point.p_value == 1
 
 
@@ -352,17 +361,17 @@ def p_values(additive: Callable[..., CausalCheck], shape: tuple[int, int], n_mem
 def test_under_the_null_hypothesis_p_values_are_nearly_uniform(
     additive: Callable[..., CausalCheck], shape: tuple[int, int], n_members: int
 ) -> None:
-    """A class of heads no better than others is called significant (p <= 0.05) in about one of ten checks.
+    """k = 1 is exact; a larger class no better than chance reaches p <= 0.05 in about one of ten checks.
 
-    That is twice what the figure says, and known: the random draws leave out the heads under test, so one layer's
-    eight other heads are drawn again and again; k = 1 of 9 heads is the strongest in 1 of 9 cases, not in 1 of 21.
-    Measured on 600 runs: 0.135 (k = 1) and 0.085 (k = 5) for 30 x 9 heads, 0.09 and 0.067 for 12 x 12.
-    The bounds below are five standard deviations of 200 runs away from those, so they alarm for nothing in fewer
-    than 1 of 10,000 runs of other seeds.
+    That is twice what the figure says, and known: the random sets leave out the class. Measured on 600 runs at
+    k = 5: 0.063 for 30 x 9 heads with normal effects, 0.098 with heavy tails, 0.077 and 0.1 for 12 x 12; at most 0.16
+    for 3 x 8. A single head is compared with each of its layer's others once, so it never gets there: 0.
+    The bound is five standard deviations of 200 runs above 0.1, so it alarms for nothing in fewer than 1 of 10,000
+    runs of other seeds.
     """
     found = p_values(additive, shape, n_members, 200)
-    assert found.min() >= FLOOR
+    assert found.min() >= 1 / 21
     assert found.max() <= 1
-    assert (abs(found.mean(0) - 0.52) < 0.11).all()  # uniform over 1/21 ... 21/21: mean 0.52, deviation of 200 0.021
-    assert ((found <= 0.05).mean(0) < 0.25).all()
+    assert (abs(found.mean(0) - 0.54) < 0.11).all()  # uniform over its steps: mean 0.52 to 0.56, deviation 0.021
+    assert ((found <= 0.05).mean(0) <= (0, 0.21)).all()
     assert (abs((found <= 0.5).mean(0) - 0.48) < 0.18).all()

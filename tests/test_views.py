@@ -194,7 +194,7 @@ def test_causal_rows_hold_changes_and_count_the_draws_that_harm_as_much() -> Non
     assert row.random_change == pytest.approx(0.7 - 0.9)
     assert (row.as_harmful, row.n_draws) == (2, 4)
     assert row.p_value == (1 + row.as_harmful) / (1 + row.n_draws)
-    assert p_floor(check) == 1 / 5
+    assert p_floor(row) == 1 / 5
 
 
 @pytest.mark.parametrize(("ks", "expected"), [((1, 5, 20), 5), ((1, 2), 2), ((4, 6), 4), ((10, 20), 10)])

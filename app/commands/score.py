@@ -49,50 +49,64 @@ def score(
     ] = None,
 ) -> None:
     """Score every head of MODEL into a run folder; its path is the last line printed."""
+    _check_options(context)
+    if resume is not None:
+        typer.echo(_go_on(resume, Path(out)))
+        return
+    asked = {
+        "model": model,
+        "probes": _split("probes", probes),
+        "lengths": _numbers("lengths", lengths, int),
+        "haystack": haystack,
+        "checks": None if checks == "all" else () if checks == "none" else _split("checks", checks),
+        "draws": draws,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+        **_needles(needles),
+    }
+    if depths:
+        asked["depths"] = _numbers("depths", depths, float)
+    typer.echo(_start(asked | _settings(settings or []), Path(out)))
+
+
+def _start(asked: dict[str, Any], root: Path) -> Path:
     from app.progress import Progress
-    from app.scoring import ScoreConfig, resume_scores, run_scores
-    from headscope.errors import ConfigError
+    from app.scoring import ScoreConfig, run_scores
+
+    with Progress() as progress:
+        return run_scores(ScoreConfig.parse(asked), root=root, command=_command_line(), listener=progress)
+
+
+def _go_on(given: str, root: Path) -> Path:
     from headscope.runs.index import find_run
 
-    if (model is None) == (resume is None):
-        raise ConfigError("give either a MODEL to score or --resume RUN. See what can be loaded: headscope models")
-    _check_options(context, resuming=resume is not None)
+    folder = find_run(root, given)  # before the imports that take seconds
+    from app.progress import Progress
+    from app.scoring import resume_scores
+
     with Progress() as progress:
-        if resume is not None:
-            path = resume_scores(find_run(Path(out), resume), listener=progress)
-        else:
-            own = {
-                "model": model,
-                "probes": _split("probes", probes),
-                "lengths": _numbers("lengths", lengths, int),
-                "haystack": haystack,
-                "checks": None if checks == "all" else () if checks == "none" else _split("checks", checks),
-                "draws": draws,
-                "seed": seed,
-                "device": device,
-                "dtype": dtype,
-                **_needles(needles),
-            }
-            if depths:
-                own["depths"] = _numbers("depths", depths, float)
-            config = ScoreConfig.parse(own | _settings(settings or []))
-            path = run_scores(config, root=Path(out), command=_command_line(), listener=progress)
-    typer.echo(path)
+        return resume_scores(folder, listener=progress)
 
 
-def _check_options(context: typer.Context, *, resuming: bool) -> None:
+def _check_options(context: typer.Context) -> None:
     """Refuse empty values, which a shell makes of unset variables, and options that a resumed run cannot obey."""
     from headscope.errors import ConfigError
 
+    given: dict[str, Any] = {}
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
-        if source is None or source.name != "COMMANDLINE":
-            continue
-        option = parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL"
-        if context.params.get(str(parameter.name)) == "":
-            raise ConfigError(f"{option} is empty. Give it a value, or leave it out.")
-        if resuming and option not in ("--resume", "--out"):
-            raise ConfigError(f"--resume goes on with the settings that the run was started with: leave out {option}.")
+        if source is not None and source.name == "COMMANDLINE":
+            option = parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL"
+            given[option] = context.params[str(parameter.name)]
+    empty = [option for option, value in given.items() if value == ""]
+    if empty:
+        raise ConfigError(f"{empty[0]} is empty. Give it a value, or leave it out.")
+    if ("MODEL" in given) == ("--resume" in given):
+        raise ConfigError("give either a MODEL to score or --resume RUN. See what can be loaded: headscope models")
+    idle = [option for option in given if option not in ("--resume", "--out")]
+    if "--resume" in given and idle:
+        raise ConfigError(f"--resume goes on with the settings that the run was started with: leave out {idle[0]}.")
 
 
 def _command_line() -> str:

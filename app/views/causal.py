@@ -92,9 +92,9 @@ def causal_decimals(check: CausalCheck) -> int:
     return decimals_of(np.array([check.baseline, *points]))
 
 
-def p_floor(check: CausalCheck) -> float:
+def p_floor(row: CausalRow) -> float:
     """The smallest p value that the number of draws can give: 1 / (draws + 1)."""
-    return 1 / (check.n_draws + 1)
+    return 1 / (row.n_draws + 1)
 
 
 def causal_sentence(check: CausalCheck, row: CausalRow) -> str:
@@ -110,7 +110,7 @@ def causal_sentence(check: CausalCheck, row: CausalRow) -> str:
     return (
         f"{doing} the {_strongest(row.k, check.head_class)} {moved} {interval(row.low, row.high, digits)}; "
         f"{row.n_draws} draws of {row.k} random {heads} of the same layers leave "
-        f"{fixed(row.random_mean, digits)} on average ({_certainty(check, row)})."
+        f"{fixed(row.random_mean, digits)} on average ({_certainty(row)})."
     )
 
 
@@ -122,9 +122,9 @@ def _strongest(k: int, head_class: str) -> str:
     return f"strongest {head_class} head" if k == 1 else f"{k} strongest {head_class} heads"
 
 
-def _certainty(check: CausalCheck, row: CausalRow) -> str:
+def _certainty(row: CausalRow) -> str:
     text = f"p{NO_BREAK}={NO_BREAK}{p_text(row.p_value)}"
-    if row.p_value <= p_floor(check) * 1.0001:
+    if row.p_value <= p_floor(row) * 1.0001:
         return f"{text}, the smallest that {row.n_draws} draws can give"
     if row.p_value > 0.05:
         return f"{text}: {row.as_harmful} of these draws do at least as much harm, so it is no evidence"

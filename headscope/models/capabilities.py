@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,21 @@ from headscope.models.protocol import HookedModel
 
 _TOKENS, _SEED = 24, 0
 _REACHES = 1e-4
+_SEAM_TITLES = {
+    "registry": "Attention registry called",
+    "seam_logits": "Logits through the attention seam",
+    "edit": "An edit of z reaches the logits",
+}
+_TWIN_TITLES = {
+    "bridge": "Logits of the TransformerLens twin",
+    "pattern_edit": "An edit of hook_pattern reaches the logits",
+    "hooks": "Hooks hold",
+    "pre_softmax": "hook_attn_scores is pre-softmax",
+}
 _HOOKS = ("hook_q", "hook_k", "hook_v", "hook_attn_scores", "hook_pattern", "hook_z")
 
 
+@torch.no_grad()
 def check_capabilities(model: HookedModel) -> CapabilityCard:
     """Check by running, on 24 random tokens, what `model` supports.
 
@@ -27,9 +40,12 @@ def check_capabilities(model: HookedModel) -> CapabilityCard:
     untouched model; the same for the TransformerLens twin and its `hook_pattern`; what each hook holds.
     """
     generator = torch.Generator().manual_seed(_SEED)
-    tokens = torch.randint(0, model.shape.d_vocab, (1, _TOKENS), generator=generator).to(model.device)
+    size = min(_TOKENS, model.shape.n_ctx)
+    tokens = torch.randint(0, model.shape.d_vocab, (1, size), generator=generator).to(model.device)
     reference = model.logits(tokens)
-    entries = [*_facts(model), *_seam(model, tokens, reference), *_twin(model, tokens, reference)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TransformerLens warns of what the card is about to say
+        entries = [*_facts(model), *_seam(model, tokens, reference), *_twin(model, tokens, reference)]
     return CapabilityCard(model.name, tuple(entries))
 
 
@@ -71,25 +87,26 @@ def _seam(
         with tap(model.plain, editor=lambda call: torch.zeros_like(call.z)):
             edited = model.logits(tokens)
     except HeadscopeError as error:
-        return [CardEntry(name, "Attention registry", str(error), ok=False) for name in ("registry", "edit")]
+        reason = str(error)
+        return [CardEntry(name, title, reason, ok=False) for name, title in _SEAM_TITLES.items()]
     called = len(opened.calls)
-    drift, change = _difference(through, reference), _difference(edited, reference)
+    drift, change = _difference(through, reference), _difference(edited, through)
     return [
         CardEntry(
             "registry",
-            "Attention registry called",
+            _SEAM_TITLES["registry"],
             f"in {called} of {model.shape.n_layers} layers, {opened.calls.total()} calls in one forward pass",
             ok=called == model.shape.n_layers,
         ),
         CardEntry(
             "seam_logits",
-            "Logits through the attention seam",
+            _SEAM_TITLES["seam_logits"],
             f"differ from the plain model by at most {drift:.1e}",
             ok=drift < _tolerance(reference),
         ),
         CardEntry(
             "edit",
-            "An edit of z reaches the logits",
+            _SEAM_TITLES["edit"],
             f"zeroing z changes them by {change:.2g}",
             ok=change > _REACHES,
         ),
@@ -101,21 +118,20 @@ def _twin(
 ) -> list[CardEntry]:
     """The TransformerLens twin: same logits, does a pattern edit arrive, what do its hooks hold?"""
     try:
-        drift = _difference(model.logits(tokens, path="bridge"), reference)
+        through = model.logits(tokens, path="bridge")
     except HeadscopeError as error:
-        return [CardEntry("bridge", "TransformerLens twin", str(error), ok=False)] + [
-            CardEntry(name, "TransformerLens twin", "there is none", ok=False) for name in ("pattern_edit", "hooks")
-        ]
-    held = _hooked(model, tokens)
+        reasons = {"bridge": str(error)}
+        return [CardEntry(n, title, reasons.get(n, "there is no twin"), ok=False) for n, title in _TWIN_TITLES.items()]
+    held, drift = _hooked(model, tokens), _difference(through, reference)
     return [
         CardEntry(
             "bridge",
-            "Logits of the TransformerLens twin",
+            _TWIN_TITLES["bridge"],
             f"differ from the plain model by at most {drift:.1e}",
             ok=drift < _tolerance(reference),
         ),
-        _pattern_edit(model, tokens, reference),
-        CardEntry("hooks", "Hooks hold", _describe(held), ok="hook_pattern" in held),
+        _pattern_edit(model, tokens, through),
+        CardEntry("hooks", _TWIN_TITLES["hooks"], _describe(held), ok="hook_pattern" in held),
         _softmax_entry(held),
     ]
 
@@ -125,7 +141,7 @@ def _tolerance(reference: Tensor) -> float:
     return {torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 1.0}.get(reference.dtype, 2e-3)
 
 
-def _pattern_edit(model: HookedModel, tokens: Tensor, reference: Tensor) -> CardEntry:
+def _pattern_edit(model: HookedModel, tokens: Tensor, unedited: Tensor) -> CardEntry:
     changes: list[float] = []
     for layer in range(model.shape.n_layers):
 
@@ -135,12 +151,12 @@ def _pattern_edit(model: HookedModel, tokens: Tensor, reference: Tensor) -> Card
         edited = model.bridge.run_with_hooks(
             tokens, return_type="logits", fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", flatten)]
         )
-        changes.append(_difference(edited, reference))
+        changes.append(_difference(edited, unedited))
     reached = sum(change > _REACHES for change in changes)
     value = f"in {reached} of {model.shape.n_layers} layers (a flat pattern moves them by {min(changes):.2g} or more)"
     return CardEntry(
         "pattern_edit",
-        "An edit of hook_pattern reaches the logits",
+        _TWIN_TITLES["pattern_edit"],
         value,
         ok=reached == model.shape.n_layers,
     )
@@ -169,7 +185,7 @@ def _describe(held: dict[str, Tensor]) -> str:
 
 
 def _softmax_entry(held: dict[str, Tensor]) -> CardEntry:
-    title = "hook_attn_scores is pre-softmax"
+    title = _TWIN_TITLES["pre_softmax"]
     if not {"hook_attn_scores", "hook_pattern"} <= set(held):
         return CardEntry("pre_softmax", title, "the hooks are absent", ok=False)
     gap = _difference(held["hook_attn_scores"].float().softmax(-1), held["hook_pattern"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import socket
 import urllib.parse
@@ -21,6 +22,7 @@ from headscope.errors import DeviceError, ModelError
 from headscope.models import embedded
 from headscope.models.bridged import BridgedModel
 
+_log = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -151,6 +153,9 @@ def _from_pretrained(name: str, *, dtype: torch.dtype, local_files_only: bool) -
     if report["missing_keys"]:
         missing = sorted(report["missing_keys"])
         raise ValueError(f"its weights lack {len(missing)} of the model's tensors, such as {missing[0]}")
+    if report["unexpected_keys"]:
+        unused = sorted(report["unexpected_keys"])
+        _log.warning("%s: %d tensors have no place in the model, such as %s", name, len(unused), unused[0])
     tokenizer: Any = AutoTokenizer.from_pretrained(name, local_files_only=local_files_only, trust_remote_code=False)
     return model, tokenizer
 

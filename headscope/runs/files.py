@@ -26,6 +26,8 @@ def write_file(path: Path, content: bytes) -> FileRecord:
     Raises:
         RunError: if the folder cannot be written or the disk is full; the old file, if any, is untouched.
     """
+    if not path.name or path.is_dir():
+        raise RunError(f"cannot write the file {str(path)!r}: it names a folder. Give the name of a file.")
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

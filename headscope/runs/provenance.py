@@ -15,7 +15,7 @@ import headscope
 
 logger = logging.getLogger(__name__)
 
-_PACKAGES = ("torch", "transformers", "transformer-lens", "numpy", "scikit-learn")
+_PACKAGES = ("torch", "transformers", "tokenizers", "transformer-lens", "numpy", "scipy", "safetensors", "gguf")
 _SOURCES = ("headscope", "probes", "circuits", "app")
 _GIT_TIMEOUT_S = 20
 

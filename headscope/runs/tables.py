@@ -46,7 +46,7 @@ def read_table(content: bytes) -> pa.Table:
         ValueError: if it does not parse (pyarrow's ArrowInvalid is one) or has other columns.
     """
     try:  # on this thread alone: a reader thread that is not done when the process exits aborts it (arrow #34314)
-        table = pq.read_table(pa.BufferReader(content), use_threads=False, pre_buffer=False)
+        table = pq.ParquetFile(pa.BufferReader(content)).read(use_threads=False)
     except OSError as error:  # pyarrow's word for a page it cannot decompress
         raise ValueError(str(error)) from None
     if not table.schema.equals(SCHEMA):
@@ -60,7 +60,7 @@ def scores_of(table: pa.Table, definition: ScoreDefinition, model: ModelRecord) 
     Raises:
         ValueError: if the table does not hold that score exactly once for every head of the model.
     """
-    rows = table.filter(pc.field("score") == definition.name)
+    rows = table.filter(pc.call_function("equal", [table["score"], pa.scalar(definition.name)]))
     layer, head = (rows[name].to_numpy() for name in ("layer", "head"))
     place = layer * model.n_heads + head
     size = model.n_layers * model.n_heads

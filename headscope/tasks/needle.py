@@ -156,7 +156,9 @@ def build_needles(
     stops = _full_stops(model, hay)
     parts = [_pieces(model, needle) for needle in needles]
     rows: list[_Prompt] = []
-    for index in range(n):
+    pairs = len(needles) * len(depths)
+    start = int(torch.randint(0, pairs, (1,), generator=generator))
+    for index in (number % pairs for number in range(start, start + n)):
         which = index % len(needles)
         depth = depths[(index + index // math.lcm(len(needles), len(depths))) % len(depths)]
         rows.append(_prompt(model, parts[which], needles[which], hay, stops, length, depth, generator))

@@ -69,7 +69,9 @@ def ordinary_tokens(model: HookedModel) -> Int[Tensor, " token"]:
     """Ids that stand for text: inside the tokenizer, and not special."""
     size = min(model.shape.d_vocab, len(model.tokenizer))
     keep = torch.ones(size, dtype=torch.bool)
-    keep[[token for token in model.tokenizer.all_special_ids if token < size]] = False
+    added = model.tokenizer.added_tokens_decoder  # all_special_ids holds only those that have a role of their own
+    special = {*model.tokenizer.all_special_ids, *(token for token, text in added.items() if text.special)}
+    keep[[token for token in special if token < size]] = False
     return keep.nonzero().flatten()
 
 
