@@ -94,6 +94,7 @@ def run_scores(config: ScoreConfig, *, root: Path, command: str, listener: Liste
     config = config.model_copy(update={"texts": _text_hashes(config)})
     bench, config = _bench(config, listener)
     plan = _plan(bench, config)
+    config = _resolved(config, bench, plan)
     check_data(bench, plan)
     for reason in plan.skipped:
         listener.say(reason)
@@ -134,6 +135,14 @@ def resume_scores(path: Path, *, listener: Listener) -> Path:
         f"the run was started with {config.model!r} at {manifest.model.revision}, now it is at "
         f"{bench.model.revision}: its stages would mix two models. Start a new run."
     )
+
+
+def _resolved(config: ScoreConfig, bench: Bench, plan: Plan) -> ScoreConfig:
+    """The config with what it left to the model filled in, so that the manifest says what was measured."""
+    found: dict[str, Any] = {"prose_length": bench.prose_length}
+    if "retrieval" in plan.stages:
+        found["lengths"] = bench.lengths
+    return config.model_copy(update=found)
 
 
 def _text_hashes(config: ScoreConfig) -> dict[str, str]:

@@ -14,6 +14,7 @@ from headscope.tasks.repeated import ordinary_tokens
 from probes import PROBES, ProbeConfig
 from probes.census import measure
 from probes.probe import Bench, Samples
+from probes.retrieval import _answer_end
 
 FEW = ProbeConfig(repeated_examples=3, sink_examples=4, lengths=(128,), needle_examples=4)
 
@@ -106,6 +107,13 @@ def test_answers_stand_exactly_in_their_spans_in_prompts_of_exact_length(smollm2
         needle = next(needle for needle in NEEDLES if needle.answer == answer)
         assert f" {needle.cue} {answer}{needle.end}" in whole
         assert whole.endswith(f"Question: {needle.question}\nAnswer: {needle.cue}")
+
+
+def test_an_answer_ends_at_a_line_break_or_the_end_of_text(smollm2: BridgedModel) -> None:
+    bench, answer = Bench(smollm2, FEW), smollm2.encode(" crushed walnut shells, salt")
+    assert _answer_end(bench, answer) == len(answer)
+    assert _answer_end(bench, [*answer, *smollm2.encode("\n\nQuestion: What")]) == len(answer)
+    assert _answer_end(bench, [*answer, smollm2.tokenizer.eos_token_id, *answer]) == len(answer)
 
 
 def test_random_tokens_are_drawn_from_all_but_the_special_ones(smollm2: BridgedModel) -> None:
