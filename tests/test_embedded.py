@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +215,10 @@ def test_the_embedded_model_loads_from_its_cache_in_under_five_seconds(smollm2: 
     assert (shape.d_model, shape.d_vocab, shape.n_ctx) == (576, 49152, 8192)
     assert again.revision == smollm2.revision
     assert again.revision.startswith("sha256:")
+
+
+def test_two_that_start_together_convert_once(conversion: Conversion, home: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        folders = set(pool.map(lambda _: embedded.converted_folder(), range(4)))
+    assert folders == set(home.iterdir())
+    assert conversion.calls == 2, "the model and the tokenizer, once each"

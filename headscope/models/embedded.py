@@ -6,12 +6,15 @@ and kept as safetensors. Scores are those of the quantised model, not of the ori
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,9 @@ def converted_folder() -> Path:
     source = gguf_file()
     folder = cache_home() / f"smollm2-{source.stat().st_size}-{int(source.stat().st_mtime)}"
     if not _is_whole(folder):
-        _convert(source, folder)
+        with _alone(folder):  # two processes that start together must not both make it
+            if not _is_whole(folder):
+                _convert(source, folder)
     return folder
 
 
@@ -74,18 +79,34 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
+@contextmanager
+def _alone(folder: Path) -> Generator[None, None, None]:
+    """Hold the lock on making ``folder``; the system drops it when the holder dies."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        handle = folder.parent.with_name(f".{folder.name}.lock").open("w")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _unwritable(folder: Path, error: OSError) -> ModelError:
+    return ModelError(
+        f"cannot write the model cache {folder.parent} ({error.strerror}). Set HEADSCOPE_HOME to a writable folder."
+    )
+
+
 def _convert(source: Path, folder: Path) -> None:
     """Dequantise into a temporary folder beside ``folder``, then rename: never half a cache."""
     from safetensors.torch import save_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", suffix=".tmp", dir=folder.parent))
     except OSError as error:
-        raise ModelError(
-            f"cannot write the model cache {folder.parent} ({error.strerror}). Set HEADSCOPE_HOME to a writable folder."
-        ) from error
+        raise _unwritable(folder, error) from error
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(source.parent, gguf_file=source.name, dtype=torch.float32)
         AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name).save_pretrained(work)
