@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from pydantic import Field, PositiveInt
 
 import headscope.models
@@ -18,6 +19,7 @@ from headscope.errors import ConfigError, RunError, UnsupportedError
 from headscope.heads import HeadScores
 from headscope.models.embedded import sha256
 from headscope.models.protocol import HookedModel
+from headscope.readings import read
 from headscope.runs import Manifest, ModelRecord, Run, RunWriter
 from headscope.runs.provenance import peak_memory_bytes
 from headscope.runs.starting import refuse_unwritable
@@ -167,15 +169,27 @@ def _bench(config: ScoreConfig, listener: Listener) -> tuple[Bench, ScoreConfig]
     model = headscope.models.load(config.model, device=config.device, dtype=config.dtype, seed=config.seed)
     listener.stage("capability card", 0, 0)
     card = model.card
-    if config.method == "flash" and not card.supports("registry"):
+    reason = _why_not_flash(model) if config.method == "flash" else ""
+    if reason:
         if not card.supports("hooks"):
             raise UnsupportedError(
-                f"{config.model!r} can be read neither through the attention registry "
-                f"({card['registry'].value}) nor through TransformerLens ({card['bridge'].value})."
+                f"{config.model!r} can be read neither through the attention registry ({reason}) nor through "
+                f"TransformerLens ({card['bridge'].value})."
             )
-        listener.say("the attention registry is not called in this model: reading its patterns instead (dense)")
+        listener.say(f"{reason}: reading its patterns instead (dense)")
         config = config.model_copy(update={"method": "dense"})
     return Bench(model, config), config
+
+
+def _why_not_flash(model: HookedModel) -> str:
+    """Empty if the flash reading works on this model's attention, else the reason."""
+    if not model.card.supports("registry"):
+        return "the attention registry is not called in this model"
+    try:
+        read(model, torch.zeros(1, 8, dtype=torch.long), lambda *_: None)
+    except UnsupportedError as error:
+        return str(error)
+    return ""
 
 
 def _plan(bench: Bench, config: ScoreConfig) -> Plan:

@@ -34,7 +34,7 @@ class FlashReading:
             what = f"a sliding window of {call.window}" if call.window else f"logits capped at {call.softcap}"
             raise UnsupportedError(
                 f"layer {call.layer} attends with {what}, which the flash reading does not compute. "
-                "Use the dense reading, or shorter texts."
+                "Use the dense reading (--set method=dense), or shorter texts."
             )
         self.query, self.key, self.value = call.query.float(), call.key.float(), call.value.float()
         self.scale, self.lengths = call.scale, lengths
