@@ -20,7 +20,7 @@ from headscope.errors import TaskError
 from headscope.heads import HeadScores, ScoreDefinition
 from headscope.models.protocol import HookedModel
 from headscope.readings import Method
-from headscope.statistics import bootstrap_mean
+from headscope.statistics import bootstrap_mean, count_examples
 from headscope.tasks import Needle, load_haystack
 from headscope.tasks.needle import choose_needles, load_needles
 
@@ -180,7 +180,7 @@ def summarise(
     not a sample: its interval is NaN.
     """
     generator = np.random.default_rng([seed, zlib.crc32(definition.name.encode())])
-    count = np.sum(~np.isnan(samples), axis=0)
+    count = count_examples(samples)
     if len(samples) == 1:
         blank = np.full(samples.shape[1:], np.nan)
         mean, low, high = samples[0].astype(np.float64), blank, blank

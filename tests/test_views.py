@@ -235,6 +235,8 @@ def test_rank_agreement_is_spearmans_and_symmetric() -> None:
     assert agreement.rho[0, 2] == pytest.approx(expected)
     assert np.array_equal(agreement.rho, agreement.rho.T)
     assert np.allclose(np.diag(agreement.rho), 1)
+    assert np.array_equal(agreement.low, agreement.low.T)
+    assert all(-1 <= pair.low < pair.rho < pair.high <= 1 for pair in agreement.pairs())
     strengths = [abs(pair.rho) for pair in agreement.pairs()]
     assert strengths == sorted(strengths, reverse=True)
     assert len(strengths) == 3

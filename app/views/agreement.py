@@ -9,16 +9,20 @@ import numpy as np
 from jaxtyping import Float
 
 from headscope.heads import HeadScores
-from headscope.statistics import rank_agreement
+from headscope.statistics import rank_agreement, rank_agreement_interval
+
+_RESAMPLES = 200  # of 190 pairs: a report must not take long
 
 
 @dataclass(frozen=True)
 class PairAgreement:
-    """Two scores and Spearman's rank correlation between them."""
+    """Two scores, Spearman's rank correlation between them, and its 95 % bootstrap interval over heads."""
 
     first: str
     second: str
     rho: float
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -30,18 +34,26 @@ class ScoreAgreement:
         titles: their titles.
         rho: correlation of the values as they are, in [-1, 1]: negative where one score falls as the
             other rises, also when a low value is what makes a class; NaN where a score is constant.
+        low: lower ends of the 95 % bootstrap intervals over heads: how much each correlation hangs on single heads.
+        high: upper ends.
         n_heads: heads of the model.
     """
 
     names: tuple[str, ...]
     titles: tuple[str, ...]
     rho: Float[np.ndarray, "score score"]
+    low: Float[np.ndarray, "score score"]
+    high: Float[np.ndarray, "score score"]
     n_heads: int
 
     def pairs(self) -> list[PairAgreement]:
         """Every pair once, the strongest correlation of either sign first, NaN left out."""
         found = [
-            PairAgreement(self.titles[a], self.titles[b], float(self.rho[a, b]))
+            PairAgreement(
+                self.titles[a],
+                self.titles[b],
+                *(float(part[a, b]) for part in (self.rho, self.low, self.high)),
+            )
             for a in range(len(self.names))
             for b in range(a + 1, len(self.names))
             if not np.isnan(self.rho[a, b])
@@ -51,13 +63,19 @@ class ScoreAgreement:
 
 def score_agreement(scores: Sequence[HeadScores]) -> ScoreAgreement:
     """Rank agreement of every pair of ``scores``, all of one model."""
-    rho = np.full((len(scores), len(scores)), np.nan)
+    ends = np.full((3, len(scores), len(scores)), np.nan)
     for a, first in enumerate(scores):
-        for b in range(a, len(scores)):
-            rho[a, b] = rho[b, a] = rank_agreement(first.values, scores[b].values)
+        ends[:, a, a] = rank_agreement(first.values, first.values)
+        for b in range(a):
+            found = rank_agreement_interval(
+                first.values, scores[b].values, generator=np.random.default_rng(0), resamples=_RESAMPLES
+            )
+            ends[:, a, b] = ends[:, b, a] = found
     return ScoreAgreement(
         names=tuple(one.name for one in scores),
         titles=tuple(one.definition.title for one in scores),
-        rho=rho,
+        rho=ends[0],
+        low=ends[1],
+        high=ends[2],
         n_heads=scores[0].values.size if scores else 0,
     )
