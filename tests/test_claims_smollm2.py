@@ -1,6 +1,6 @@
 """What the project says of the embedded model: its retrieval and induction heads, and what ablating them does.
 
-Smaller than the run in docs/results/smollm2.md (one prompt length, five random sets), same claims and bars.
+Smaller than the run in docs/results/smollm2.md (two prompt lengths, five random sets), same claims and bars.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import functools
 
 import pytest
 
-from circuits.experiments import needle_accuracy
 from circuits.validation import validate
 from headscope.heads import HeadScores
 from headscope.models.bridged import BridgedModel
@@ -18,7 +17,8 @@ from probes.probe import Bench, ProbeConfig
 
 pytestmark = pytest.mark.slow
 
-CONFIG = ProbeConfig(lengths=(256,), needle_examples=10, repeated_examples=6)
+CONFIG = ProbeConfig(lengths=(256, 512), needle_examples=12, repeated_examples=6)
+"""Two dozen prompts rank the retrieval heads well enough; ten of 256 tokens did not: accuracy 0.76 without those five."""
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +31,7 @@ def test_a_few_percent_of_its_heads_are_retrieval_heads_and_needles_are_lost_wit
 ) -> None:
     retrieval = scored("retrieval")
     assert 0.02 <= len(retrieval.members()) / 270 <= 0.10
-    bench = Bench(smollm2, CONFIG)
-    experiment = needle_accuracy(bench, n=10, length=256)
-    check = validate(bench, retrieval, ks=(5,), draws=5, experiment=experiment)
+    check = validate(Bench(smollm2, CONFIG), retrieval, ks=(5,), draws=5)
     (point,) = check.points
     assert check.baseline > 0.9
     assert point.value < 0.7
