@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -120,8 +120,7 @@ def ablate(
             f"heads of {model.name!r} cannot be ablated: an edit of z does not reach the logits "
             f"({model.card['edit'].value})."
         )
-    if rows != "all" and decode_from is None:
-        raise UnsupportedError(f"rows={rows!r} needs decode_from, the position from which rows count as decoding.")
+    _check_rows(rows, decode_from)
     if kind in (Ablation.MEAN, Ablation.RESAMPLE) and not set(by_layer) <= set(reference.z if reference else ()):
         raise UnsupportedError(f"{kind.value} ablation needs a reference batch of these heads: see Reference.capture.")
     replace = _REPLACEMENTS[kind]
@@ -137,6 +136,13 @@ def ablate(
 
     with tap(model.plain, editor=editor):
         yield
+
+
+def _check_rows(rows: str, decode_from: int | None) -> None:
+    if rows not in get_args(Rows):
+        raise UnknownNameError.of("choice of rows", rows, get_args(Rows))
+    if rows != "all" and decode_from is None:
+        raise UnsupportedError(f"rows={rows!r} needs decode_from, the position from which rows count as decoding.")
 
 
 def _by_layer(model: HookedModel, heads: Iterable[Head]) -> dict[int, list[int]]:

@@ -90,7 +90,8 @@ def validate(
     The p value is one-sided: how often a random set harms at least as much, (1 + count) / (1 + sets). The sets differ
     from each other, so a single head is compared with each other head of its layer once, and its p value cannot fall
     below 1 / (1 + those). Random sets leave out the class, which makes the contrast clear and the test lenient: a class
-    no better than chance reached p <= 0.05 in up to one of ten simulated checks (tests/test_validation.py).
+    no better than chance reached p <= 0.05 in 6 to 10 % of simulated checks of 30 x 9 and 12 x 12 heads, and in up to
+    16 % with 3 x 8 heads (tests/test_validation.py).
 
     Args:
         bench: the model and how it is measured.
@@ -108,25 +109,14 @@ def validate(
     """
     if draws < 1:
         raise ConfigError(f"a check needs at least 1 random draw, not {draws}.")
-    head_class = scores.definition.head_class or ""
-    if experiment is None:
-        if head_class not in EXPERIMENTS:
-            raise UnknownNameError.of("head class with a causal check", head_class, EXPERIMENTS)
-        experiment = EXPERIMENTS[head_class](bench)
-    members = scores.members()
+    head_class, members = scores.definition.head_class or "", scores.members()
+    experiment = experiment or _experiment_of(head_class, bench)
     generator = np.random.default_rng([bench.config.seed, zlib.crc32(head_class.encode())])
     runner = _Runner(bench.model, experiment, Ablation(ablation), bench.config.seed)
     room = bench.model.shape.n_layers * bench.model.shape.n_heads // 2  # as many must be left to draw from
     sets = _head_sets(members, steps_of(ks, min(len(members), room)), draws, bench.model, generator)
     baseline = experiment.prepare(bench.model, {min(heads).layer for pair in sets for heads in pair})
-    points, done, total = list[AblationPoint](), 0, sum(len(pair) for pair in sets)
-    for top, *randoms in sets:
-        values, means = runner.run(top), list[float]()
-        for heads in randoms:
-            means.append(float(runner.run(heads).mean()))
-            on_step(done + len(means) + 1, total)
-        done += len(randoms) + 1
-        points.append(runner.point(top, values, baseline, means))
+    points = _points(runner, sets, baseline, on_step)
     value, low, high = bootstrap_scalar(baseline, generator=np.random.default_rng(bench.config.seed))
     return CausalCheck(
         head_class=head_class,
@@ -145,6 +135,27 @@ def validate(
         points=tuple(points),
         note=experiment.note if members else f"no head reaches the threshold {scores.definition.threshold}",
     )
+
+
+def _experiment_of(head_class: str, bench: Bench) -> Experiment:
+    if head_class not in EXPERIMENTS:
+        raise UnknownNameError.of("head class with a causal check", head_class, EXPERIMENTS)
+    return EXPERIMENTS[head_class](bench)
+
+
+def _points(
+    runner: _Runner, sets: list[list[list[Head]]], baseline: Float[np.ndarray, " example"], on_step: OnStep
+) -> list[AblationPoint]:
+    """Evaluate every set; a point per k."""
+    points, done, total = list[AblationPoint](), 0, sum(len(pair) for pair in sets)
+    for top, *randoms in sets:
+        values, means = runner.run(top), list[float]()
+        for heads in randoms:
+            means.append(float(runner.run(heads).mean()))
+            on_step(done + len(means) + 1, total)
+        done += len(randoms) + 1
+        points.append(runner.point(top, values, baseline, means))
+    return points
 
 
 def _head_sets(

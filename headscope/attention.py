@@ -103,6 +103,17 @@ def tap(
             model.set_attn_implementation(previous)
 
 
+@contextmanager
+def untapped() -> Generator[None, None, None]:
+    """Run without any reader or editor inside the block, whatever blocks are open around it."""
+    waiting = _open_taps.copy()
+    _open_taps.clear()
+    try:
+        yield
+    finally:
+        _open_taps[:] = waiting
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,

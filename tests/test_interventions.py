@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from circuits import Ablation, Reference, ablate
+from circuits import Ablation, Reference, ablate, interventions
 from headscope.attention import AttentionCall, tap
 from headscope.errors import HeadIndexError, UnknownNameError, UnsupportedError
 from headscope.heads import Head
@@ -351,3 +351,22 @@ def test_the_weights_are_never_changed(tiny: Tiny) -> None:
     for how in Ablation:
         ablated(model, random_tokens(), FAR_APART, how)
     assert all(torch.equal(weight, before[name]) for name, weight in model.plain.state_dict().items())
+
+
+def test_a_card_first_asked_for_inside_an_edit_describes_the_model_and_not_the_edit(
+    tiny: Callable[[str], BridgedModel],
+) -> None:
+    made = tiny("llama")
+    model = BridgedModel(made.plain, made.tokenizer, name="fresh")
+    with tap(model.plain, editor=lambda call: torch.zeros_like(call.z)) as opened:
+        inside = model.card
+        assert not opened.calls, "the card's passes are not this block's"
+        model.logits(torch.zeros(1, 4, dtype=torch.long))
+        assert opened.calls.total() == model.shape.n_layers, "the block goes on afterwards"
+    assert inside.supports("edit")
+    assert model.plain.config._attn_implementation != "headscope"
+
+
+def test_rows_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(UnknownNameError, match=r"no choice of rows is called 'decoding'\. Did you mean 'decode'"):
+        interventions._check_rows("decoding", 2)  # the type check of the tests keeps ablate itself from seeing it

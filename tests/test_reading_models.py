@@ -290,3 +290,10 @@ def test_a_reading_inside_a_block_that_edits_sees_the_edited_model(tiny: Tiny) -
         edited = collect(model, tokens, method="flash")
     assert_same(edited[0], plain[0])
     assert (edited[1]["row entropy"] - plain[1]["row entropy"]).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("lengths", [[0, 5], [5, 7]], ids=str)
+def test_lengths_that_do_not_fit_the_batch_are_refused(tiny: Callable[[str], BridgedModel], lengths: list[int]) -> None:
+    tokens = torch.zeros(2, 6, dtype=torch.long)
+    with pytest.raises(UnsupportedError, match="one number from 1 to 6 for each of 2 examples"):
+        read(tiny("llama"), tokens, lambda *_: None, lengths=torch.tensor(lengths))

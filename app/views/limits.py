@@ -74,7 +74,8 @@ def _floor(checks: Sequence[CausalCheck]) -> str:
         "The p values are one-sided permutation p values, (1 + draws at least as harmful) / (1 + draws): "
         f"they cannot fall below 1 / (draws + 1), here {text}. They are not corrected for the number of "
         "checks and of k. Random sets differ from each other and leave out the class, which makes the test lenient: "
-        "in simulations a class no better than chance reached p <= 0.05 in up to one of ten checks. The band around "
+        "in simulations a class no better than chance reached p <= 0.05 in 6 to 16 % of checks, most often where "
+        "layers have few heads. The band around "
         "the random heads runs from the 2.5th to the 97.5th percentile of the sets; it is no interval of their mean."
     )
 

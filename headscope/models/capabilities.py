@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from headscope.attention import tap
+from headscope.attention import tap, untapped
 from headscope.card import CapabilityCard, CardEntry
 from headscope.errors import HeadscopeError
 from headscope.models.protocol import HookedModel
@@ -42,9 +42,9 @@ def check_capabilities(model: HookedModel) -> CapabilityCard:
     generator = torch.Generator().manual_seed(_SEED)
     size = min(_TOKENS, model.shape.n_ctx)
     tokens = torch.randint(0, model.shape.d_vocab, (1, size), generator=generator).to(model.device)
-    reference = model.logits(tokens)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), untapped():  # a card first asked for inside an edit must not describe the edit
         warnings.simplefilter("ignore")  # TransformerLens warns of what the card is about to say
+        reference = model.logits(tokens)
         entries = [*_facts(model), *_seam(model, tokens, reference), *_twin(model, tokens, reference)]
     return CapabilityCard(model.name, tuple(entries))
 

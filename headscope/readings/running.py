@@ -50,6 +50,11 @@ def read(
     tokens = tokens.to(model.device)
     real = torch.full((len(tokens),), tokens.shape[1], device=tokens.device) if lengths is None else lengths
     real = real.to(tokens.device)
+    if len(real) != len(tokens) or not bool(((real > 0) & (real <= tokens.shape[1])).all()):
+        raise UnsupportedError(
+            f"lengths must be one number from 1 to {tokens.shape[1]} for each of {len(tokens)} examples, "
+            f"not {real.tolist()}."
+        )
     run = _read_flash if method == "flash" else _read_dense
     with torch.no_grad():
         run(model, tokens, real, wanted, on_reading)
