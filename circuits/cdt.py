@@ -34,6 +34,7 @@ from circuits.decomposition import (
     stabilised,
 )
 from circuits.discovery import Found, Search
+from circuits.mean_activations import TemplateMeans, template_means
 from circuits.measures import Measure
 from circuits.method_settings import CdtSettings
 from headscope.models.anatomy import Activations, Anatomy
@@ -103,50 +104,6 @@ def _into_heads(normed: Split, weight: Tensor, bias: Tensor | None) -> Split:
     return flat.map(lambda x: x.unflatten(-1, weight[:, 0].shape))
 
 
-@dataclass(frozen=True)
-class CorruptedMeans:
-    """Mean of what each component computes over the corrupted prompts of a template, at each position.
-
-    Attributes:
-        z: head outputs, per layer.
-        mlp_out: MLP outputs, per layer.
-    """
-
-    z: list[Float[Tensor, "template pos head d_head"]]
-    mlp_out: list[Float[Tensor, "template pos d_model"]]
-
-
-def corrupted_means(anatomy: Anatomy, batch: ContrastBatch, batch_size: int) -> CorruptedMeans:
-    """mu: rows after a prompt's ``end`` do not count.
-
-    Args:
-        anatomy: the model's parts.
-        batch: the pairs.
-        batch_size: most prompts in memory at once.
-    """
-    _, template = batch.template.unique(return_inverse=True)
-    sums: dict[tuple[str, int], Tensor] = {}
-    real = torch.arange(batch.corrupted.shape[1], device=batch.end.device) <= batch.end[:, None]
-    counts = torch.zeros(int(template.max()) + 1, real.shape[1], device=real.device).index_add_(
-        0, template, real.float()
-    )
-    for rows in torch.arange(len(batch), device=batch.end.device).split(batch_size):
-        run = anatomy.run(batch.corrupted[rows], batch.end[rows])
-        for kind, parts in (("z", run.z), ("mlp", run.mlp_out)):
-            for layer, part in enumerate(parts):
-                weighed = part.flatten(2).float() * real[rows, :, None]
-                if (kind, layer) not in sums:
-                    sums[kind, layer] = weighed.new_zeros(*counts.shape, weighed.shape[-1])
-                sums[kind, layer].index_add_(0, template[rows], weighed)
-    shape, dtype = anatomy.model.shape, anatomy.model.plain.dtype
-    means = {name: (total / counts.clamp_min(1)[..., None]).to(dtype) for name, total in sums.items()}
-    layers = range(shape.n_layers)
-    return CorruptedMeans(
-        [means["z", layer].unflatten(-1, (shape.n_heads, shape.d_head)) for layer in layers],
-        [means["mlp", layer] for layer in layers],
-    )
-
-
 def head_sources(
     carrier: Carrier, clean: Activations, mu: Float[Tensor, "prompt pos head d_head"], layer: int, heads: slice
 ) -> Split:
@@ -159,7 +116,7 @@ def head_sources(
 
 
 def _streams(
-    carrier: Carrier, clean: Activations, means: CorruptedMeans, template: Int[Tensor, " prompt"]
+    carrier: Carrier, clean: Activations, means: TemplateMeans, template: Int[Tensor, " prompt"]
 ) -> Iterator[tuple[int, slice, Split]]:
     """``(layer, which, stream)`` of all sources: heads, then the MLP of each layer, ``batch_size`` rows at a time."""
     heads = carrier.anatomy.model.shape.n_heads
@@ -197,7 +154,7 @@ def find_cdt(search: Search[CdtSettings]) -> Found:
     """Relevance of every head and MLP to the measure, mean over prompts; signed."""
     anatomy, batch, settings = search.anatomy, search.batch, search.settings
     shape, carrier = anatomy.model.shape, Carrier(anatomy, settings)
-    means = corrupted_means(anatomy, batch, settings.batch_size)
+    means = template_means(anatomy, batch, settings.batch_size)
     template = batch.template.unique(return_inverse=True)[1]
     scores, done = torch.zeros(len(batch), shape.n_layers, shape.n_heads + 1, dtype=torch.float64), 0
     for rows in _prompts(batch, settings, shape.n_heads + 1):
@@ -244,7 +201,7 @@ def relevance(
     """
     settings = settings or CdtSettings()
     shape, carrier = anatomy.model.shape, Carrier(anatomy, settings)
-    means = corrupted_means(anatomy, batch, settings.batch_size)
+    means = template_means(anatomy, batch, settings.batch_size)
     template = batch.template.unique(return_inverse=True)[1]
     found = np.full((shape.n_layers, shape.n_heads + 1, shape.n_layers, shape.n_heads), np.nan)
     for rows in _prompts(batch, settings, shape.n_heads + 1):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from circuits.discovery import Found, Search, graph_of
 from circuits.graph import Graph
+from circuits.mean_activations import template_means
 from circuits.measures import Measure
 from circuits.method_settings import PatchingSettings
 from circuits.patched_runs import patched_rows
@@ -122,7 +123,8 @@ def _runs(anatomy: Anatomy, batch: ContrastBatch, settings: PatchingSettings) ->
         part = batch.select(places)
         clean = anatomy.run(part.clean, part.end)
         if means is not None:
-            yield places, part, clean, _with_writers(clean, [mean[template[places]] for mean in means])
+            written = [means.embed, *means.z, *means.mlp_out]
+            yield places, part, clean, _with_writers(clean, [mean[template[places]] for mean in written])
         elif settings.replacement == "zero":
             yield places, part, clean, _with_writers(clean, [torch.zeros_like(one) for one in _writers(clean)])
         else:
@@ -137,25 +139,3 @@ def _writers(run: Activations) -> list[Tensor]:
 def _with_writers(run: Activations, written: list[Tensor]) -> Activations:
     n_layers = len(run.z)
     return replace(run, embed=written[0], z=written[1 : 1 + n_layers], mlp_out=written[1 + n_layers :])
-
-
-def template_means(anatomy: Anatomy, batch: ContrastBatch, batch_size: int) -> list[Tensor]:
-    """Mean of what components write over the corrupted prompts of each template, position by position.
-
-    Positions after a prompt's last token do not count.
-
-    Returns:
-        ``[template, pos, ...]`` for the embedding, every layer's z and every layer's MLP output.
-    """
-    names, template = batch.template.unique(return_inverse=True)
-    real = torch.arange(batch.corrupted.shape[1], device=batch.end.device) <= batch.end[:, None]
-    count = torch.zeros(len(names), real.shape[1], device=real.device).index_add_(0, template, real.float())
-    totals: list[Tensor] = []
-    for places in torch.arange(len(batch), device=batch.end.device).split(batch_size):
-        written = _writers(anatomy.run(batch.corrupted[places], batch.end[places]))
-        totals = totals or [one.new_zeros(len(names), *one.shape[1:], dtype=torch.float32) for one in written]
-        for total, one in zip(totals, written, strict=True):
-            seen = real[places].view(*one.shape[:2], *[1] * (one.ndim - 2))
-            total.index_add_(0, template[places], one.float() * seen)
-    dtype = anatomy.model.plain.dtype
-    return [(one / count.clamp_min(1).view(*count.shape, *[1] * (one.ndim - 2))).to(dtype) for one in totals]

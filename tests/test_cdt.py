@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from circuits.cdt import Carrier, corrupted_means, relevance
+from circuits.cdt import Carrier, relevance
 from circuits.decomposition import Split
 from circuits.discovery import discover
+from circuits.mean_activations import template_means
 from circuits.method_settings import CdtSettings
 from headscope.models.anatomy import Activations, Anatomy, dissect
 from headscope.models.bridged import BridgedModel
@@ -194,7 +195,7 @@ def test_the_mean_is_over_the_real_rows_of_a_template(tiny: Any, random_pairs: A
     anatomy = dissect(tiny("llama"))
     batch = dataclasses.replace(random_pairs(anatomy.model, n=5), template=torch.tensor([7, 3, 7, 3, 7]))
     batch.end[2] = 4
-    run, means = anatomy.run(batch.corrupted, batch.end), corrupted_means(anatomy, batch, 2)
+    run, means = anatomy.run(batch.corrupted, batch.end), template_means(anatomy, batch, 2)
     for number, members in enumerate(([1, 3], [0, 2, 4])):
         for position in range(9):
             real = [i for i in members if batch.end[i] >= position]
@@ -233,7 +234,7 @@ def test_the_logit_difference_of_beta_is_the_score(tiny: Any, random_pairs: Any)
     anatomy, batch = dissect(tiny("gpt2")), random_pairs(tiny("gpt2"))
     with torch.no_grad():
         carrier, clean = Carrier(anatomy, CdtSettings()), anatomy.run(batch.clean, batch.end)
-        mean = corrupted_means(anatomy, batch, 8).mlp_out[1][torch.zeros(len(batch), dtype=torch.long)]
+        mean = template_means(anatomy, batch, 8).mlp_out[1][torch.zeros(len(batch), dtype=torch.long)]
         stream = Split(clean.resid_pre[2], clean.mlp_out[1] - mean)
         logits = carrier.logits(carrier.block(2, stream)[0], batch.end)
     mlps = discover(anatomy, batch, "cdt").mlps
@@ -243,7 +244,7 @@ def test_the_logit_difference_of_beta_is_the_score(tiny: Any, random_pairs: Any)
 
 def naive_patching(anatomy: Anatomy, batch: ContrastBatch) -> np.ndarray:
     """Effect of each head's mean over the corrupted prompts in its place; one run per head."""
-    clean, means = anatomy.run(batch.clean, batch.end), corrupted_means(anatomy, batch, len(batch))
+    clean, means = anatomy.run(batch.clean, batch.end), template_means(anatomy, batch, len(batch))
     found = np.zeros((len(anatomy.blocks), anatomy.model.shape.n_heads))
     for layer in range(len(anatomy.blocks)):
         for head in range(found.shape[1]):
@@ -286,7 +287,7 @@ def frozen_finish(anatomy: Anatomy, clean: Activations, stream: Tensor, layer: i
 def test_by_the_rules_of_gamma_it_is_mean_patching_with_frozen_norms(tiny: Any, random_pairs: Any) -> None:
     anatomy, batch = dissect(tiny("llama")), random_pairs(tiny("llama"))
     scores = discover(anatomy, batch, "cdt", CdtSettings(pattern_of="gamma", products="rest"))
-    clean, means = anatomy.run(batch.clean, batch.end), corrupted_means(anatomy, batch, 8)
+    clean, means = anatomy.run(batch.clean, batch.end), template_means(anatomy, batch, 8)
     mlps = scores.mlps
     assert mlps is not None
     for layer in range(2):

@@ -8,9 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from circuits.attribution import edge_scores
 from circuits.circuit_scores import CircuitScores
+from circuits.discovery import discover
 from circuits.graph import Graph
-from circuits.prompt_scores import score_each_prompt
+from circuits.method_settings import AttributionSettings
 from circuits.stability import ablation_sensitivity, stability_of_prompts, stability_of_runs
 from headscope.errors import TaskError
 from headscope.models.anatomy import dissect
@@ -118,28 +120,15 @@ def test_ablations_that_agree_and_disagree_are_told_apart() -> None:
         ablation_sensitivity({"resample": scored(base), "mean": scored(base, "docstring")}, k=5)
 
 
-def test_scores_of_single_prompts_average_to_those_of_all_edges_too(
+def test_edges_of_single_prompts_average_to_those_of_all_and_can_be_resampled(
     tiny: Callable[[str], BridgedModel], random_pairs: Callable[..., ContrastBatch]
 ) -> None:
     anatomy = dissect(tiny("llama"))
-    found = score_each_prompt(anatomy, random_pairs(anatomy.model, n=4), "eap")
-    assert found.edges is not None
-    assert found.whole.edges is not None
-    possible = found.whole.graph.edges
-    assert found.edges.mean(0)[possible] == pytest.approx(found.whole.edges[possible], abs=1e-4)
-    edges = stability_of_prompts(found.edges, k=10, unit="edge", possible=possible, resamples=20)
+    batch = random_pairs(anatomy.model, n=4)
+    whole = discover(anatomy, batch, "eap")
+    assert whole.edges is not None
+    possible = whole.graph.edges
+    examples = edge_scores(anatomy, batch, AttributionSettings(), "eap")
+    assert examples.mean(0)[possible] == pytest.approx(whole.edges[possible], abs=1e-4)
+    edges = stability_of_prompts(examples, k=10, unit="edge", possible=possible, resamples=20)
     assert edges.inclusion[possible].sum() == pytest.approx(10)
-
-
-def test_methods_whose_score_is_no_mean_over_prompts_are_refused(
-    tiny: Callable[[str], BridgedModel], random_pairs: Callable[..., ContrastBatch], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    anatomy = dissect(tiny("llama"))
-
-    def largest(model: object, batch: ContrastBatch, *_: object, **__: object) -> CircuitScores:  # noqa: ARG001
-        heads = np.full((3, 4), float(batch.clean.max()))
-        return CircuitScores("max", "t", "m", Graph(3, 4, 2), "by hand", "none", True, heads)
-
-    monkeypatch.setattr("circuits.prompt_scores.discover", largest)
-    with pytest.raises(TaskError, match="not a mean over prompts"):
-        score_each_prompt(anatomy, random_pairs(anatomy.model, n=4), "max")

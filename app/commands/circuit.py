@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, MethodSettings, OutOption, ResumeOption
-from app.commands.request import check_options, command_line, settings_of, split
+from app.commands.request import check_options, go_on, settings_of, split, start
 
 
 def circuit(
@@ -38,7 +38,7 @@ def circuit(
     """Find the circuit of a task in MODEL into a run folder; its path is the last line printed."""
     check_options(context)
     if resume is not None:
-        typer.echo(_go_on(resume, Path(out)))
+        typer.echo(go_on("app.circuit_run:resume_circuit", resume, Path(out)))
         return
     asked: dict[str, Any] = {
         "model": model,
@@ -52,7 +52,10 @@ def circuit(
     }
     if method:
         asked["methods"] = named_methods(method)
-    typer.echo(_start(asked | settings_of(settings or []), Path(out)))
+    from app.circuit_config import CircuitConfig
+
+    config = CircuitConfig.parse(asked | settings_of(settings or []))
+    typer.echo(start("app.circuit_run:run_circuit", config, Path(out)))
 
 
 def named_methods(text: str) -> tuple[str, ...]:
@@ -73,25 +76,3 @@ def method_options(given: list[str]) -> dict[str, dict[str, Any]]:
             raise ConfigError(f"--option cannot be {text!r}: give METHOD.KEY=VALUE, such as eap-ig-inputs.steps=10.")
         found.setdefault(name.strip(), {}).update(settings_of([rest]))
     return found
-
-
-def _start(asked: dict[str, Any], root: Path) -> Path:
-    from app.circuit_config import CircuitConfig
-
-    config = CircuitConfig.parse(asked)  # before the imports that take seconds
-    from app.circuit_run import run_circuit
-    from app.progress import Progress
-
-    with Progress() as progress:
-        return run_circuit(config, root=root, command=command_line(), listener=progress)
-
-
-def _go_on(given: str, root: Path) -> Path:
-    from headscope.runs.index import find_run
-
-    folder = find_run(root, given)
-    from app.circuit_run import resume_circuit
-    from app.progress import Progress
-
-    with Progress() as progress:
-        return resume_circuit(folder, listener=progress)

@@ -9,7 +9,7 @@ import typer
 
 from app.commands.circuit import method_options, named_methods
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, MethodSettings, OutOption, ResumeOption
-from app.commands.request import check_options, command_line, numbers, settings_of, split
+from app.commands.request import check_options, go_on, numbers, settings_of, split, start
 
 
 def circuit_bench(
@@ -44,7 +44,7 @@ def circuit_bench(
     """Put circuit methods on one scoreboard for MODEL, in a run folder; its path is the last line printed."""
     check_options(context)
     if resume is not None:
-        typer.echo(_go_on(resume, Path(out)))
+        typer.echo(go_on("app.bench_run:resume_bench", resume, Path(out)))
         return
     asked: dict[str, Any] = {
         "model": model,
@@ -57,32 +57,13 @@ def circuit_bench(
         "device": device,
         "dtype": dtype,
     }
-    typer.echo(_start(asked | settings_of(settings or []), Path(out)))
+    from app.bench_config import BenchConfig
+
+    config = BenchConfig.parse(asked | settings_of(settings or []))
+    typer.echo(start("app.bench_run:run_bench", config, Path(out)))
 
 
 def _tasks(text: str) -> tuple[str, ...]:
     from headscope.tasks.contrast_catalog import CONTRAST_TASKS
 
     return tuple(CONTRAST_TASKS) if text == "all" else split("tasks", text)
-
-
-def _start(asked: dict[str, Any], root: Path) -> Path:
-    from app.bench_config import BenchConfig
-
-    config = BenchConfig.parse(asked)  # before the imports that take seconds
-    from app.bench_run import run_bench
-    from app.progress import Progress
-
-    with Progress() as progress:
-        return run_bench(config, root=root, command=command_line(), listener=progress)
-
-
-def _go_on(given: str, root: Path) -> Path:
-    from headscope.runs.index import find_run
-
-    folder = find_run(root, given)
-    from app.bench_run import resume_bench
-    from app.progress import Progress
-
-    with Progress() as progress:
-        return resume_bench(folder, listener=progress)

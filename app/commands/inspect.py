@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
-from app.commands.request import check_options, command_line, settings_of, split
+from app.commands.request import check_options, go_on, settings_of, split, start
 
 
 def inspect(
@@ -44,7 +44,7 @@ def inspect(
     """Capture what every head of MODEL does into a run folder; its path is the last line printed."""
     check_options(context)
     if resume is not None:
-        typer.echo(_go_on(resume, Path(out)))
+        typer.echo(go_on("app.inspection:resume_inspection", resume, Path(out)))
         return
     asked: dict[str, Any] = {
         "model": model,
@@ -56,7 +56,10 @@ def inspect(
         "device": device,
         "dtype": dtype,
     }
-    typer.echo(_start(asked | settings_of(settings or []), Path(out)))
+    from app.inspect_config import InspectConfig
+
+    config = InspectConfig.parse(asked | settings_of(settings or []))
+    typer.echo(start("app.inspection:run_inspection", config, Path(out)))
 
 
 def _text_of(path: Path) -> str:
@@ -70,25 +73,3 @@ def _text_of(path: Path) -> str:
         raise TaskError(f"the text {path} is not UTF-8. Give a plain text file.") from None
     except ValueError as error:
         raise TaskError(f"the text {str(path)!r} is no file name ({error}).") from error
-
-
-def _start(asked: dict[str, Any], root: Path) -> Path:
-    from app.inspect_config import InspectConfig
-
-    config = InspectConfig.parse(asked)  # before the imports that take seconds
-    from app.inspection import run_inspection
-    from app.progress import Progress
-
-    with Progress() as progress:
-        return run_inspection(config, root=root, command=command_line(), listener=progress)
-
-
-def _go_on(given: str, root: Path) -> Path:
-    from headscope.runs.index import find_run
-
-    folder = find_run(root, given)
-    from app.inspection import resume_inspection
-    from app.progress import Progress
-
-    with Progress() as progress:
-        return resume_inspection(folder, listener=progress)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -81,3 +83,30 @@ def settings_of(given: list[str]) -> dict[str, Any]:
         except ValueError:
             found[key.strip()] = value
     return found
+
+
+def start(place: str, config: Any, root: Path) -> Path:
+    """Run ``module:function`` on a config, with a progress bar; returns the run's folder.
+
+    The module is imported here, after the config was checked: it takes seconds.
+    """
+    from app.progress import Progress
+
+    with Progress() as progress:
+        return _found(place)(config, root=root, command=command_line(), listener=progress)
+
+
+def go_on(place: str, given: str, root: Path) -> Path:
+    """Run ``module:function`` on the unfinished run that was named; returns its folder."""
+    from headscope.runs.index import find_run
+
+    folder = find_run(root, given)  # before the imports that take seconds
+    from app.progress import Progress
+
+    with Progress() as progress:
+        return _found(place)(folder, listener=progress)
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

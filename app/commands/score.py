@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
-from app.commands.request import check_options, command_line, numbers, settings_of, split
+from app.commands.request import check_options, go_on, numbers, settings_of, split, start
 
 
 def score(
@@ -47,7 +47,7 @@ def score(
     """Score every head of MODEL into a run folder; its path is the last line printed."""
     check_options(context)
     if resume is not None:
-        typer.echo(_go_on(resume, Path(out)))
+        typer.echo(go_on("app.scoring:resume_scores", resume, Path(out)))
         return
     asked = {
         "model": model,
@@ -63,26 +63,10 @@ def score(
     }
     if depths:
         asked["depths"] = numbers("depths", depths, float)
-    typer.echo(_start(asked | settings_of(settings or []), Path(out)))
+    from app.score_config import ScoreConfig
 
-
-def _start(asked: dict[str, Any], root: Path) -> Path:
-    from app.progress import Progress
-    from app.scoring import ScoreConfig, run_scores
-
-    with Progress() as progress:
-        return run_scores(ScoreConfig.parse(asked), root=root, command=command_line(), listener=progress)
-
-
-def _go_on(given: str, root: Path) -> Path:
-    from headscope.runs.index import find_run
-
-    folder = find_run(root, given)  # before the imports that take seconds
-    from app.progress import Progress
-    from app.scoring import resume_scores
-
-    with Progress() as progress:
-        return resume_scores(folder, listener=progress)
+    config = ScoreConfig.parse(asked | settings_of(settings or []))
+    typer.echo(start("app.scoring:run_scores", config, Path(out)))
 
 
 def _needles(text: str) -> dict[str, Any]:
