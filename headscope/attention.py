@@ -2,8 +2,9 @@
 
 `transformers.AttentionInterface` hands the registered function the post-rotary queries, the grouped keys
 and values and the scale of every layer of every architecture that uses the registry. Inside
-``with attention.tap(model, ...)`` the model runs through it: a *reader* sees each layer's call, an *editor*
-replaces z, the head outputs before W_O. Nothing stays installed after the block.
+``with attention.tap(model, ...)`` the model runs through it: an *attender* computes attention in another way (a
+policy), an *editor* replaces z, the head outputs before W_O, a *reader* sees each layer's call. Nothing stays
+installed after the block.
 
 A batch is right-padded: under a causal mask no real row sees a pad, so no mask tensor is ever built.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,17 +30,15 @@ NAME = "headscope"
 
 
 @dataclass(frozen=True)
-class AttentionCall:
-    """What one layer's attention was called with, and what it gave.
+class AttentionInput:
+    """What one layer's attention is called with.
 
     Attributes:
         layer: index of the layer.
-        query: post-rotary queries.
+        query: post-rotary queries; query i stands at position ``key - query + i``.
         key: post-rotary keys, one per key/value head, cached ones included.
         value: values, one per key/value head.
         scale: what the logits are multiplied by.
-        z: head outputs before W_O, as edited so far.
-        lse: row log-sum-exp of the scaled logits.
         window: sliding window that hides keys in this call, or None.
         softcap: cap on the logits, or None.
     """
@@ -49,14 +48,58 @@ class AttentionCall:
     key: Float[Tensor, "batch kv_head key d_head"]
     value: Float[Tensor, "batch kv_head key d_value"]
     scale: float
-    z: Float[Tensor, "batch head query d_value"]
-    lse: Float[Tensor, "batch head query"]
     window: int | None = None
     softcap: float | None = None
+
+    @property
+    def first_row(self) -> int:
+        """Position of the first query."""
+        return self.key.shape[2] - self.query.shape[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionCall(AttentionInput):
+    """What one layer's attention was called with, and what it gave.
+
+    Attributes:
+        z: head outputs before W_O, as edited so far.
+        lse: row log-sum-exp of the scaled logits; None where a policy attends.
+        pattern: M of every query head under the policy that attends, or None without one.
+    """
+
+    z: Float[Tensor, "batch head query d_value"]
+    lse: Float[Tensor, "batch head query"] | None
+    pattern: Float[Tensor, "batch head query key"] | None = None
+
+    @property
+    def row_lse(self) -> Float[Tensor, "batch head query"]:
+        """``lse`` of softmax attention.
+
+        Raises:
+            UnsupportedError: under a policy, whose rows are no softmax over all keys.
+        """
+        if self.lse is None:
+            raise UnsupportedError("a policy attends in this model: read its pattern, not its queries and keys.")
+        return self.lse
+
+
+@dataclass(frozen=True)
+class Attended:
+    """What an attender gives.
+
+    Attributes:
+        z: head outputs before W_O.
+        pattern: M of every query head, if it was wanted.
+    """
+
+    z: Float[Tensor, "batch head query d_value"]
+    pattern: Float[Tensor, "batch head query key"] | None = None
 
 
 Reader = Callable[[AttentionCall], None]
 Editor = Callable[[AttentionCall], Tensor]
+Attender = Callable[[AttentionInput, bool], Attended]
+"""Computes attention in place of softmax; the second argument says whether M is wanted too."""
 
 
 @dataclass(eq=False)  # two open blocks may look alike
@@ -66,6 +109,7 @@ class Tap:
     model: PreTrainedModel
     reader: Reader | None = None
     editor: Editor | None = None
+    attender: Attender | None = None
     calls: Counter[int] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -81,7 +125,11 @@ _open_taps: list[Tap] = []
 
 @contextmanager
 def tap(
-    model: PreTrainedModel, *, reader: Reader | None = None, editor: Editor | None = None
+    model: PreTrainedModel,
+    *,
+    reader: Reader | None = None,
+    editor: Editor | None = None,
+    attender: Attender | None = None,
 ) -> Generator[Tap, None, None]:
     """Run ``model`` through the seam inside the block; taps nest, outer editors act first.
 
@@ -89,8 +137,14 @@ def tap(
         model: an unbridged transformers model (a bridge replaces the modules that would call the seam).
         reader: called with every layer's `AttentionCall`, after the edits.
         editor: returns the z that replaces ``call.z``; must not change it in place.
+        attender: computes z instead of softmax attention, before any edit; one at a time.
+
+    Raises:
+        UnsupportedError: if another attender is open on this model.
     """
-    opened = Tap(model, reader, editor)
+    if attender is not None and any(opened.model is model and opened.attender is not None for opened in _open_taps):
+        raise UnsupportedError("another policy is open on this model: leave its block first.")
+    opened = Tap(model, reader, editor, attender)
     previous = str(model.config._attn_implementation)  # pyright: ignore[reportPrivateUsage] (its only getter)
     if previous != NAME:
         model.set_attn_implementation(NAME)
@@ -128,21 +182,34 @@ def _attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     window, softcap = options.get("sliding_window"), options.get("softcap")
     window = window if window is not None and window < key.shape[2] else None
-    if query.shape[2] == key.shape[2] and window is None and softcap is None:
-        z, lse = kernels.flash_attention(query, key, value, scale)
-    else:
-        z, lse = kernels.chunked_attention(query, key, value, scale, window=window, softcap=softcap)
     layer = int(getattr(module, "layer_idx"))  # noqa: B009 (an int attribute that nn.Module does not declare)
+    given = AttentionInput(layer, query, key, value, scale, window, softcap)
     taps = [opened for opened in _open_taps if opened.covers(module)]
+    call = _first_call(given, taps)
     for opened in taps:
         if opened.editor is not None:
-            z = opened.editor(AttentionCall(layer, query, key, value, scale, z, lse, window, softcap))
-    call = AttentionCall(layer, query, key, value, scale, z, lse, window, softcap)
+            call = replace(call, z=opened.editor(call))
     for opened in taps:
         opened.calls[layer] += 1
         if opened.reader is not None:
             opened.reader(call)
-    return z.transpose(1, 2).contiguous(), None
+    return call.z.transpose(1, 2).contiguous(), None
+
+
+def _first_call(given: AttentionInput, taps: list[Tap]) -> AttentionCall:
+    """What attention gives before any edit: the policy's, if one is open, else softmax."""
+    attender = next((opened.attender for opened in taps if opened.attender is not None), None)
+    parts = (given.layer, given.query, given.key, given.value, given.scale, given.window, given.softcap)
+    if attender is not None:
+        attended = attender(given, any(opened.reader is not None for opened in taps))
+        return AttentionCall(*parts, z=attended.z, lse=None, pattern=attended.pattern)
+    if given.first_row == 0 and given.window is None and given.softcap is None:
+        z, lse = kernels.flash_attention(given.query, given.key, given.value, given.scale)
+    else:
+        z, lse = kernels.chunked_attention(
+            given.query, given.key, given.value, given.scale, window=given.window, softcap=given.softcap
+        )
+    return AttentionCall(*parts, z=z, lse=lse)
 
 
 def _refuse_unknown(module: nn.Module, attention_mask: Tensor | None, options: dict[str, Any], *, size: int) -> None:

@@ -57,7 +57,7 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 def call_of(query: Tensor, key: Tensor, value: Tensor, scale: float = 1.0) -> AttentionCall:
     """What the seam would show of this attention."""
     z, lse = kernels.chunked_attention(query, key, value, scale)
-    return AttentionCall(0, query, key, value, scale, z, lse)
+    return AttentionCall(0, query, key, value, scale, z=z, lse=lse)
 
 
 def pattern_of(call: AttentionCall) -> Tensor:

@@ -28,7 +28,7 @@ class FlashReading:
         """Read one call of the attention seam, in float32.
 
         Raises:
-            UnsupportedError: for a sliding window shorter than the text, or capped logits.
+            UnsupportedError: for a sliding window shorter than the text, capped logits, or a policy that attends.
         """
         if call.window is not None or call.softcap is not None:
             what = f"a sliding window of {call.window}" if call.window else f"logits capped at {call.softcap}"
@@ -38,7 +38,8 @@ class FlashReading:
             )
         self.query, self.key, self.value = call.query.float(), call.key.float(), call.value.float()
         self.scale, self.lengths = call.scale, lengths
-        self.lse = call.lse if call.query.dtype == torch.float32 else self._forward(self.value)[1]
+        given = call.row_lse
+        self.lse = given if call.query.dtype == torch.float32 else self._forward(self.value)[1]
 
     def _forward(self, values: Tensor) -> tuple[Tensor, Tensor]:
         decoding = self.query.shape[2] < self.key.shape[2]

@@ -37,8 +37,8 @@ def read(
         on_reading: takes what it needs from the reading; nothing is kept afterwards.
         lengths: real tokens of each example (default: all).
         layers: layers to read (default: all).
-        method: ``flash`` reads the plain model through the attention seam; ``dense`` reads the pattern of the
-            TransformerLens twin.
+        method: ``flash`` reads the plain model through the attention seam, and the whole pattern where a policy
+            attends; ``dense`` reads the pattern of the TransformerLens twin, which knows no policy.
 
     Raises:
         UnsupportedError: if the model cannot be read that way; says why.
@@ -63,7 +63,11 @@ def read(
 
 def _read_flash(model: HookedModel, tokens: Tensor, lengths: Tensor, layers: set[int], on_reading: OnReading) -> None:
     def reader(call: AttentionCall) -> None:
-        if call.layer in layers:
+        if call.layer not in layers:
+            return
+        if call.pattern is not None:  # a policy attends
+            on_reading(call.layer, DenseReading(call.pattern, call.value, lengths))
+        else:
             on_reading(call.layer, FlashReading(call, lengths))
 
     model.last_path = "plain"

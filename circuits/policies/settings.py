@@ -1,0 +1,91 @@
+"""The settings of every policy, without torch: a command and a form can be made from them.
+
+A *budget* is the number of tokens that every key/value head may keep (or every row may attend to); `sized` gives a
+policy a budget. Defaults are those of each paper, made smaller where its window is longer than a small model's text.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from headscope.config import Config
+
+
+class PolicySettings(Config):
+    """What all settings offer."""
+
+    def sized(self, budget: int) -> PolicySettings:  # noqa: ARG002
+        """The same for another budget of tokens; policies without one stay as they are."""
+        return self
+
+
+class FullSettings(PolicySettings):
+    """Of the full cache: none."""
+
+
+class StreamingSettings(PolicySettings):
+    """Of StreamingLLM.
+
+    Attributes:
+        sink: first tokens that stay.
+        recent: most recent tokens that stay, the row itself included.
+        positions: ``cache``: distances are those inside the cache (the paper); ``text``: those of the text.
+    """
+
+    sink: int = Field(default=4, ge=0)
+    recent: int = Field(default=252, ge=1)
+    positions: Literal["cache", "text"] = "cache"
+
+    def sized(self, budget: int) -> PolicySettings:
+        """The sinks stay, recent tokens fill the budget."""
+        return self.model_copy(update={"recent": max(1, budget - self.sink)})
+
+
+class InfiniteSettings(PolicySettings):
+    """Of LM-Infinite.
+
+    Attributes:
+        sink: first tokens that stay.
+        recent: local window, the row itself included.
+        ceiling: largest distance; None takes the window.
+    """
+
+    sink: int = Field(default=10, ge=0)
+    recent: int = Field(default=246, ge=1)
+    ceiling: int | None = Field(default=None, ge=1)
+
+    def sized(self, budget: int) -> PolicySettings:
+        """The first tokens stay, the window fills the budget."""
+        return self.model_copy(update={"recent": max(1, budget - self.sink)})
+
+
+class DuoSettings(PolicySettings):
+    """Of DuoAttention's deployment.
+
+    Attributes:
+        sink: first tokens that streaming heads keep.
+        recent: most recent tokens that they keep, the row itself included.
+    """
+
+    sink: int = Field(default=64, ge=0)
+    recent: int = Field(default=256, ge=1)
+
+
+class SpanSettings(PolicySettings):
+    """Of MoA before its search: one window for all heads.
+
+    Attributes:
+        sink: first tokens that stay.
+        base: window in tokens.
+        slope: what the window grows by per token of text.
+    """
+
+    sink: int = Field(default=4, ge=0)
+    base: float = Field(default=128.0, ge=1)
+    slope: float = Field(default=0.0, ge=0, le=1)
+
+    def sized(self, budget: int) -> PolicySettings:
+        """A window that fills the budget and does not grow."""
+        return self.model_copy(update={"base": float(max(1, budget - self.sink)), "slope": 0.0})
