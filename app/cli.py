@@ -13,12 +13,14 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from app.commands.calibrate import calibrate
 from app.commands.circuit import circuit
 from app.commands.circuit_bench import circuit_bench
 from app.commands.export import export
 from app.commands.inspect import inspect
 from app.commands.lab import lab
 from app.commands.models import models
+from app.commands.policies import policies
 from app.commands.report import report
 from app.commands.runs import runs
 from app.commands.score import score
@@ -71,7 +73,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Score every attention head of a language model, and test the scores by ablation.",
 )
-for command in (score, inspect, circuit, circuit_bench, lab, show, report, export, runs, models, serve):
+_MAKE_RUNS = (score, inspect, circuit, circuit_bench, calibrate, policies, lab)
+for command in (*_MAKE_RUNS, show, report, export, runs, models, serve):
     app.command()(command)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from app.live.plain_data import pack, unpack
+from app.live.plain_data import named_arrays, pack, unpack
 from app.live.requests import (
     MOST_CHARACTERS,
     MOST_HEADS,
@@ -114,7 +114,7 @@ def load_lab(run: Run) -> PinnedLab:
     try:
         request = request_from_data(record.get("request"))
         data: Any = record["result"]
-        arrays = {name: run.tensor(STAGE, name) for name in set(_named(data))}
+        arrays = {name: run.tensor(STAGE, name) for name in set(named_arrays(data))}
         for array in arrays.values():
             array.setflags(write=False)
         result = unpack(LabResult, data, arrays)
@@ -123,19 +123,6 @@ def load_lab(run: Run) -> PinnedLab:
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError, UnknownNameError) as error:
         raise corrupt(run.path, f"its answer does not parse ({type(error).__name__}: {error})") from None
     return PinnedLab(run, request, result)
-
-
-def _named(data: Any) -> Iterator[str]:
-    """Names of the arrays that packed data refers to."""
-    if isinstance(data, Mapping):
-        if set(data) == {"array"}:
-            yield str(data["array"])
-        else:
-            for item in data.values():
-                yield from _named(item)
-    elif isinstance(data, list):
-        for item in data:
-            yield from _named(item)
 
 
 def same_question(one: LabRequest, other: LabRequest, *, n_tokens: int) -> bool:

@@ -25,7 +25,7 @@ class CleanRun:
     """The untouched forward pass of one batch (no padding inside the rows that are asked for).
 
     Attributes:
-        logits: of the untouched model, rows ``from_row ... T - 1``.
+        logits: of the untouched model, rows ``from_row ... T - 1``, or those of ``positions``.
     """
 
     logits: Float[Tensor, "batch row d_vocab"]
@@ -37,6 +37,7 @@ class CleanRun:
         *,
         layers: Collection[int],
         from_row: int = 0,
+        positions: Int[Tensor, " position"] | None = None,
     ) -> None:
         """Run the batch once.
 
@@ -45,8 +46,10 @@ class CleanRun:
             tokens: token ids; right padding is harmless, since no real row sees it.
             layers: layers from which `logits_from` will be asked to run on.
             from_row: first row that interventions act on; earlier rows are never run again.
+            positions: rows whose logits are wanted, counted from ``from_row``; all by default.
         """
         self._model, self._tokens, self._from_row = model, tokens.to(model.device), from_row
+        self._wanted = {} if positions is None else {"logits_to_keep": positions.to(model.device)}
         self._cache = DynamicCache() if from_row else None
         self._entering: dict[int, Tensor] = {}
         self._returns_tuple: dict[int, bool] = {}
@@ -86,6 +89,7 @@ class CleanRun:
             position_ids=positions.expand(len(tokens), -1),
             past_key_values=None if self._cache is None else _borrowed(self._cache),
             use_cache=self._cache is not None,
+            **self._wanted,
         ).logits
 
     @torch.no_grad()

@@ -78,9 +78,16 @@ class AttentionCall(AttentionInput):
         Raises:
             UnsupportedError: under a policy, whose rows are no softmax over all keys.
         """
-        if self.lse is None:
-            raise UnsupportedError("a policy attends in this model: read its pattern, not its queries and keys.")
+        refuse_policy(self)
+        assert self.lse is not None
         return self.lse
+
+    def pattern_rows(self, first: int, stop: int) -> Float[Tensor, "batch head row seen"]:
+        """M of positions ``first ... stop - 1`` over keys ``0 ... stop - 1``: the policy's where one attends."""
+        rows = slice(first - self.first_row, stop - self.first_row)
+        if self.pattern is not None:
+            return self.pattern[:, :, rows, :stop].float()
+        return softmax_rows(self, rows.start, rows.stop)
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,39 @@ class Attended:
 
     z: Float[Tensor, "batch head query d_value"]
     pattern: Float[Tensor, "batch head query key"] | None = None
+
+
+def softmax_rows(call: AttentionInput, first: int, last: int) -> Float[Tensor, "batch head row seen"]:
+    """Softmax of queries ``first ... last - 1`` of a call, over the keys up to the last of them.
+
+    Raises:
+        UnsupportedError: for a call in which a policy attends.
+    """
+    refuse_policy(call)
+    stop = call.first_row + last
+    return kernels.causal_logits(
+        call.query[:, :, first:last],
+        call.key[:, :, :stop],
+        call.scale,
+        first_row=call.first_row + first,
+        window=call.window,
+        softcap=call.softcap,
+    ).softmax(-1)
+
+
+def refuse_policy(call: AttentionInput) -> None:
+    """Refuse to make M of queries and keys where a policy attends.
+
+    Raises:
+        UnsupportedError: if so.
+    """
+    if isinstance(call, AttentionCall) and call.lse is None:
+        raise UnsupportedError("a policy attends in this model: read its pattern, not its queries and keys.")
+
+
+def is_under_policy(model: PreTrainedModel) -> bool:
+    """Whether a policy is open on this model."""
+    return any(opened.attender is not None and opened.model is model for opened in _open_taps)
 
 
 Reader = Callable[[AttentionCall], None]
@@ -142,7 +182,7 @@ def tap(
     Raises:
         UnsupportedError: if another attender is open on this model.
     """
-    if attender is not None and any(opened.model is model and opened.attender is not None for opened in _open_taps):
+    if attender is not None and is_under_policy(model):
         raise UnsupportedError("another policy is open on this model: leave its block first.")
     opened = Tap(model, reader, editor, attender)
     previous = str(model.config._attn_implementation)  # pyright: ignore[reportPrivateUsage] (its only getter)

@@ -157,6 +157,21 @@ class HeadScores:
             }
         )
 
+    def for_query_heads(self, n_heads: int) -> HeadScores:
+        """A score of key/value heads as one of ``n_heads`` query heads per layer: each has its group's value.
+
+        Raises:
+            ValueError: if this is no score of key/value heads, or the heads do not come out even.
+        """
+        if self.n_heads != self.n_kv_heads or n_heads % self.n_kv_heads:
+            raise ValueError(
+                f"the score {self.name!r} has {self.n_heads} columns for {self.n_kv_heads} key/value heads: it cannot "
+                f"be given to {n_heads} query heads."
+            )
+        spread = [np.repeat(part, n_heads // self.n_kv_heads, axis=1) for part in (self.values, self.low, self.high)]
+        count = np.repeat(self.n, n_heads // self.n_kv_heads, axis=1)
+        return replace(self, values=spread[0], low=spread[1], high=spread[2], n=count)
+
     def by_kv_head(self, reduce: Literal["max", "mean"] = "max") -> HeadScores:
         """The key/value-head view: max (RazorAttention's rule) or mean over each group of query heads.
 

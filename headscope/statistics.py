@@ -8,8 +8,10 @@ examples a 95 % interval holds the true mean in about 90 of 100 cases, with 40 i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -114,6 +116,30 @@ def permutation_p(value: float, draws: Float[np.ndarray, " draw"] | Sequence[flo
     if np.isnan(value) or np.isnan(drawn).any():
         return float("nan")
     return float((1 + (harm * drawn >= harm * value).sum()) / (1 + drawn.size))
+
+
+def mcnemar_p(gained: int, lost: int) -> float:
+    """Two-sided exact p value of McNemar's test on paired right or wrong answers.
+
+    **Definition**: with b gained and c lost of n = b + c items that changed, ``min(1, 2 P(X <= min(b, c)))`` where X is
+    binomial with n draws of 1/2. Items that did not change say nothing.
+
+    **Source**: McNemar 1947, Psychometrika 12; the exact form of Edwards 1948.
+
+    **Range**: above 0 to 1; 1 if nothing changed.
+
+    Args:
+        gained: items that became right.
+        lost: items that became wrong.
+
+    Raises:
+        ValueError: if a count is negative.
+    """
+    if gained < 0 or lost < 0:
+        raise ValueError(f"{gained} gained and {lost} lost are no counts.")
+    n = gained + lost
+    ways = sum(math.comb(n, k) for k in range(min(gained, lost) + 1))
+    return float(min(Fraction(1), Fraction(2 * ways, 2**n)))
 
 
 def rank_agreement(a: Float[np.ndarray, " ..."], b: Float[np.ndarray, " ..."]) -> float:

@@ -1,6 +1,7 @@
 """One long text: where every head's attention goes, in one pass, and the mass of chosen rows on chosen keys.
 
 Dense rows, a chunk at a time, so that sliding windows and capped logits are read too; memory O(chunk * T) per head.
+Under a policy the rows are the policy's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from headscope.attention import AttentionCall, tap
-from headscope.kernels import causal_logits
 from headscope.models.protocol import HookedModel
 from headscope.readings.running import refuse_unseen
 from probes.probe import OnStep, no_progress
@@ -67,14 +67,7 @@ def _layer(call: AttentionCall) -> tuple[Tensor, Tensor, Tensor]:
     previous, last = torch.zeros_like(total[:, 0]), torch.zeros_like(total, dtype=torch.float32)
     for first in range(0, size, _ROW_CHUNK):
         stop = min(first + _ROW_CHUNK, size)
-        rows = causal_logits(
-            call.query[:, :, first:stop],
-            call.key[:, :, :stop],
-            call.scale,
-            first_row=first,
-            window=call.window,
-            softcap=call.softcap,
-        ).softmax(-1)[0]
+        rows = call.pattern_rows(first, stop)[0]
         total[:, :stop] += rows.sum(1)
         previous += rows.diagonal(first - 1, 1, 2).sum(-1)
         last[:, :stop] = rows[:, -1]
@@ -95,14 +88,7 @@ def span_mass(
         spans: first key and the key behind the last of each example's span.
     """
     stop = first_row + max(rows)
-    pattern = causal_logits(
-        call.query[:, :, first_row:stop],
-        call.key[:, :, :stop],
-        call.scale,
-        first_row=first_row,
-        window=call.window,
-        softcap=call.softcap,
-    ).softmax(-1)
+    pattern = call.pattern_rows(first_row, stop)
     each = [
         part[:, :count, start:end].sum(-1).mean(-1)
         for part, count, (start, end) in zip(pattern, rows, spans, strict=True)

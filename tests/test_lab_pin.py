@@ -165,7 +165,7 @@ def test_the_command_keeps_the_answer_of_the_model_process(desk: Desk, tmp_path:
         (("--text", ""), "the setting 'text' cannot be ''"),
         (("--text", "a", "--heads", "foo"), "'foo' is not a head"),
         (("--text", "a", "--heads", "L9H9"), "has no head L9H9: it has 2 layers x 4 heads"),
-        (("--text", "a", "--ablation", "none"), "'resample', 'uniform' or 'to_bos'"),
+        (("--text", "a", "--ablation", "none"), "'uniform', 'to_bos' or 'act'"),
         (("--text", "a " * 5000), "tokens;"),
         (("--text", "a", "--a", "two words"), "name exactly one token"),
         (("--text", "a", "--position", "40"), "position 40 is outside the text"),

@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from app.live.ablated_runs import draw_sets
 from app.live.clean_text import CleanText, encode, row_of
 from app.live.lab import divergence, run_lab
 from app.live.named_tokens import choose_pair, find_token
+from app.live.random_heads import draw_sets
 from app.live.requests import CaptureRequest, LabRequest, ModelChoice
 from app.live.results import CaptureResult, LabResult
 from app.live.work import Desk

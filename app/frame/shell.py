@@ -25,7 +25,8 @@ KEYS = (
     ("/", "go to the first field of the page"),
     (
         "g, then a letter",
-        "go to a page: r uns, h eads, d (head), l ab, p atterns, c ompare, i (circuit), o (codes), j obs, u (guide)",
+        "go to a page: r uns, h eads, d (head), l ab, p atterns, c ompare, i (circuit), o (codes), "
+        "k (calibrate and policies), j obs, u (guide)",
     ),
     ("?", "this list"),
 )

@@ -152,8 +152,17 @@ def row_of(position: int, size: int) -> int:
     return position % size
 
 
-def capture_heads(model: HookedModel, ids: list[int], heads: Sequence[Head], name: str) -> CapturedText:
+def capture_heads(
+    model: HookedModel, ids: list[int], heads: Sequence[Head], name: str, *, whole: bool = False
+) -> CapturedText:
     """Queries and keys of the heads, or of all if none is named.
+
+    Args:
+        model: the model.
+        ids: the text.
+        heads: the heads, or none for all.
+        name: what the capture is called.
+        whole: whether a policy is open, so that whole patterns are kept.
 
     Raises:
         UnsupportedError: if that is more than a live answer holds; says what would be less.
@@ -164,6 +173,8 @@ def capture_heads(model: HookedModel, ids: list[int], heads: Sequence[Head], nam
             f"all heads are kept up to {ALL_HEADS_UP_TO} tokens, and this text has {size}: name 1 to {NAMED_HEADS} "
             "heads."
         )
+    if whole:
+        _refuse_patterns(len(heads) or shape.n_layers * shape.n_heads, size)
     count = len(heads) * 2 if heads else shape.n_layers * (shape.n_heads + shape.n_kv_heads)
     if count * size * shape.d_head * 4 > _MOST_CAPTURED:
         raise UnsupportedError(
@@ -171,3 +182,12 @@ def capture_heads(model: HookedModel, ids: list[int], heads: Sequence[Head], nam
             f"{_MOST_CAPTURED >> 20} MB: name fewer heads, or shorten the text."
         )
     return capture(model, ids, name=name, title=f"{size} tokens", heads=list(heads) or None)
+
+
+def _refuse_patterns(n_heads: int, size: int) -> None:
+    """Refuse more whole patterns than a live answer holds."""
+    most = int((_MOST_CAPTURED / (4 * n_heads)) ** 0.5)
+    if size > most:
+        raise UnsupportedError(
+            f"whole patterns of {n_heads} heads are kept up to {most} tokens, and this text has {size}: shorten it."
+        )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,12 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from app.live import ablated_runs
-from app.live.ablated_runs import Ablating
-from app.live.clean_text import Check, CleanText, Tell, capture_heads, checked
+from app.live.changed_run import ChangedRun, Ran
+from app.live.clean_text import Check, CleanText, Tell, checked
 from app.live.named_tokens import choose_pair, name_token
+from app.live.random_heads import draw_for
 from app.live.requests import LabRequest
 from app.live.results import Attribution, LabResult, Lens, ModelFacts, NamedToken, Outcome, RandomSet, Refusal
-from circuits.interventions import ablate
 from headscope.captures import CapturedText
 from headscope.errors import UnsupportedError
 from headscope.heads import Head
@@ -30,6 +29,7 @@ from probes.logit_lens import logit_lens
 T = TypeVar("T")
 _SHOWN, _LENS = 50, 5
 _NOTEWORTHY_GAP = 1e-2  # logits
+_CALLED = {"ablation": "ablated run", "calibration": "calibrated run", "policy": "run under the policy"}
 
 
 @dataclass
@@ -72,12 +72,12 @@ def run_lab(model: HookedModel, clean: CleanText, request: LabRequest, *, tell: 
     a, b = choose_pair(model, clean.logits, request.token_a, request.token_b)
     lab = _Lab(model, clean, request, request.parsed_heads, tell, check)
     with checked(model, check):
-        ablated, kl, sets = _ablations(lab, a, b)
+        changed, kl, sets = _changed(lab, a, b)
         captured, captured_ablated = _captures(lab)
         lens = lab.attempt("lens", lambda: _lens(lab, a, b))
         attribution = lab.attempt("attribution", lambda: _attribution(lab, a, b))
     _reserve(lab, attribution)
-    found = [clean.logits] if ablated is None else [clean.logits, ablated[0]]
+    found = [clean.logits] if changed is None else [clean.logits, changed.logits]
     return LabResult(
         model=model.name,
         facts=model_facts(model),
@@ -87,7 +87,7 @@ def run_lab(model: HookedModel, clean: CleanText, request: LabRequest, *, tell: 
         b=b,
         tokens=_likeliest(model, found),
         clean=_outcome(clean.logits, clean.loss, a, b),
-        ablated=None if ablated is None else _outcome(*ablated, a, b),
+        ablated=None if changed is None else _outcome(changed.logits, changed.loss, a, b),
         kl=kl,
         lens=lens,
         attribution=attribution,
@@ -98,6 +98,7 @@ def run_lab(model: HookedModel, clean: CleanText, request: LabRequest, *, tell: 
         reservations=tuple(lab.reservations),
         path=str(model.last_path),
         seconds=time.perf_counter() - started,
+        cost=None if changed is None else changed.cost,
     )
 
 
@@ -116,74 +117,49 @@ def model_facts(model: HookedModel) -> ModelFacts:
     )
 
 
-Run = tuple[Tensor, Tensor]
-
-
-def _ablations(lab: _Lab, a: NamedToken, b: NamedToken) -> tuple[Run | None, float | None, tuple[RandomSet, ...]]:
-    """The ablated run, its KL, and the random sets."""
-    if not lab.heads:
+def _changed(lab: _Lab, a: NamedToken, b: NamedToken) -> tuple[Ran | None, float | None, tuple[RandomSet, ...]]:
+    """The changed run, its KL, and the random sets."""
+    change = lab.request.change
+    if not change:
         return None, None, ()
     if lab.clean.run is None:
-        lab.refusals.append(Refusal("ablation", f"this model cannot do that, because {lab.clean.refusal}"))
+        lab.refusals.append(Refusal(change, f"this model cannot do that, because {lab.clean.refusal}"))
         return None, None, ()
-    sets = _draw(lab)
-    lab.tell("ablated run", 0, 1)
-    ablating = lab.attempt("ablation", lambda: ablated_runs.prepare(lab.clean, lab.request))
-    run = None if ablating is None else lab.attempt("ablation", lambda: ablating.run(lab.heads))
-    if ablating is None or run is None:
+    sets, notes = draw_for(lab.model, lab.request)
+    lab.reservations += notes
+    lab.tell(_CALLED[change], 0, 1)
+    changing = lab.attempt(change, lambda: ablated_runs.prepare(lab.clean, lab.request))
+    ran = None if changing is None else lab.attempt(change, lambda: changing.run(lab.heads))
+    if changing is None or ran is None:
         return None, None, ()
-    if ablating.note:
-        lab.reservations.append(ablating.note)
-    return run, divergence(lab.clean.logits, run[0]), tuple(_random_sets(lab, ablating, sets, a, b))
-
-
-def _draw(lab: _Lab) -> list[list[Head]]:
-    wanted = lab.request.random_sets
-    sets = ablated_runs.draw_sets(lab.model, lab.heads, sets=wanted, seed=lab.request.seed) if wanted else []
-    if len(sets) < wanted:
-        lab.reservations.append(f"There are only {len(sets)} different random sets of as many heads, not {wanted}.")
-    moved = {layer for drawn in sets for layer in Counter(head.layer for head in drawn) - _layers(lab.heads)}
-    if moved:
-        lab.reservations.append(
-            "A layer has too few other heads: random sets also take heads of the nearest layers "
-            f"({', '.join(str(layer) for layer in sorted(moved))})."
-        )
-    return sets
-
-
-def _layers(heads: Sequence[Head]) -> Counter[int]:
-    return Counter(head.layer for head in heads)
+    lab.reservations += [*changing.notes, *ran.notes]
+    return ran, divergence(lab.clean.logits, ran.logits), tuple(_random_sets(lab, changing, sets, a, b))
 
 
 def _random_sets(
-    lab: _Lab, ablating: Ablating, sets: list[list[Head]], a: NamedToken, b: NamedToken
+    lab: _Lab, changing: ChangedRun, sets: list[list[Head]], a: NamedToken, b: NamedToken
 ) -> list[RandomSet]:
     done: list[RandomSet] = []
     for index, heads in enumerate(sets):
         lab.check()
         lab.tell("random heads", index + 1, len(sets))
-        logits, loss = ablating.run(heads)
-        outcome = _outcome(logits, loss, a, b)
-        kl = divergence(lab.clean.logits, logits)
+        ran = changing.run(heads)
+        outcome = _outcome(ran.logits, ran.loss, a, b)
+        kl = divergence(lab.clean.logits, ran.logits)
         done.append(RandomSet(tuple(str(head) for head in heads), outcome.logit_diff, kl, outcome.mean_loss))
     return done
 
 
 def _captures(lab: _Lab) -> tuple[CapturedText | None, CapturedText | None]:
-    """Queries and keys of the clean run, and of the ablated one where there is one."""
+    """Attention of the clean run, and of the changed one where there is one."""
     if not lab.request.captures:
         return None, None
     lab.tell("reading attention", 0, 1)
-    clean = lab.attempt("captures", lab.clean.captures)
-    if clean is None or not lab.heads or lab.clean.run is None:
+    clean, change = lab.attempt("captures", lab.clean.captures), lab.request.change
+    if clean is None or not change or lab.clean.run is None:
         return clean, None
-
-    def again() -> CapturedText:
-        ablating = ablated_runs.prepare(lab.clean, lab.request)
-        with ablate(lab.model, lab.heads, ablating.kind, reference=ablating.reference):
-            return capture_heads(lab.model, lab.clean.ids, [], "ablated")
-
-    return clean, lab.attempt("captures of the ablated run", again)
+    part = f"captures of the {_CALLED[change]}"
+    return clean, lab.attempt(part, lambda: ablated_runs.prepare(lab.clean, lab.request).captures(lab.heads))
 
 
 def _outcome(logits: Tensor, loss: Tensor, a: NamedToken, b: NamedToken) -> Outcome:

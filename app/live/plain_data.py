@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -31,6 +31,19 @@ def pack(value: Any, arrays: dict[str, np.ndarray], path: str = "") -> Any:
     return value
 
 
+def named_arrays(data: Any) -> Iterator[str]:
+    """Names of the arrays that packed data refers to."""
+    if isinstance(data, Mapping):
+        if set(data) == {"array"}:
+            yield str(data["array"])
+        else:
+            for item in data.values():
+                yield from named_arrays(item)
+    elif isinstance(data, list):
+        for item in data:
+            yield from named_arrays(item)
+
+
 def unpack(kind: type[D], data: Any, arrays: Mapping[str, np.ndarray]) -> D:
     """The dataclass that `pack` was given."""
     return cast(D, _unpack(kind, data, arrays))
@@ -50,6 +63,8 @@ def _unpack(hint: Any, data: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if dataclasses.is_dataclass(hint):
         hints = _hints(cast(type, hint))
         return cast(Any, hint)(**{name: _unpack(hints[name], item, arrays) for name, item in data.items()})
+    if isinstance(hint, type) and hasattr(hint, "_fields"):  # a named tuple of numbers
+        return cast(Any, hint)(*map(float, data))
     if get_origin(hint) is tuple:
         inner = get_args(hint)
         each = inner[:1] * len(data) if inner[1:] == (Ellipsis,) else inner

@@ -14,14 +14,16 @@ import signal
 import sys
 import threading
 from collections.abc import Mapping
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from app.live.messages import Message, StreamError, read_message, write_message
 from app.live.plain_data import pack
-from app.live.requests import Request, request_from_data
 from headscope.errors import HeadscopeError
+
+if TYPE_CHECKING:
+    from app.live.requests import Request
 
 _log = logging.getLogger(__name__)
 _LONGEST_REASON = 300
@@ -75,6 +77,8 @@ class Server:
             stop.set()  # the worker may end the request meanwhile: asked for once, and not by `in` first
 
     def _work(self, desk: Any, ident: int, data: Any) -> None:
+        from app.live.requests import request_from_data  # reaches far: only once prints go elsewhere
+
         stop = self._cancelled[ident]
 
         def check() -> None:

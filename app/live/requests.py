@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
+from app.live.policy_choice import chosen_policy, is_sized, keeps_heads
 from headscope.config import Config, canonical_json
 from headscope.errors import ConfigError
 from headscope.heads import Head
@@ -14,7 +15,8 @@ MOST_CHARACTERS, MOST_HEADS, MOST_TOKENS = 20_000, 2_000, 4_096
 ALL_HEADS_UP_TO, NAMED_HEADS = 512, 16
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
-AblationKind = Literal["zero", "mean", "resample", "uniform", "to_bos"]
+AblationKind = Literal["zero", "mean", "resample", "uniform", "to_bos", "act"]
+Change = Literal["", "ablation", "calibration", "policy"]
 
 
 class ModelChoice(Config):
@@ -65,10 +67,14 @@ class TextRequest(HeadsRequest):
 
 
 class LabRequest(TextRequest):
-    """One text, some heads ablated, one prediction looked at.
+    """One text, some heads ablated or a policy put on, one prediction looked at.
 
     Attributes:
-        ablation: what takes the place of the heads' output; mean and resample take it from passages of prose.
+        ablation: what takes the place of the heads' output; mean and resample take it from passages of prose, and
+            ``act`` calibrates the heads: they attend less to their sinks.
+        policy: a policy of the catalogue that the second run is under; empty or ``full``: none. Under one that keeps
+            some heads whole, the heads named are those, and none is ablated.
+        kept: tokens that every head may keep or look at, for policies that have such a budget.
         rows: rows that are ablated.
         position: row whose prediction of the next token is looked at, the start token counted; -1 is the last.
         token_a: token A of the logit difference; exactly one token. None: the clean run's first choice.
@@ -79,6 +85,8 @@ class LabRequest(TextRequest):
     """
 
     ablation: AblationKind = "zero"
+    policy: str = Field(default="", max_length=40)
+    kept: int = Field(default=64, ge=1, le=MOST_TOKENS)
     rows: Literal["all"] = "all"
     position: int = Field(default=-1, ge=-MOST_TOKENS, lt=MOST_TOKENS)
     token_a: str | None = Field(default=None, min_length=1, max_length=200)
@@ -86,6 +94,42 @@ class LabRequest(TextRequest):
     random_sets: int = Field(default=0, ge=0, le=20)
     seed: int = Field(default=0, ge=0, lt=2**32)
     captures: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_idle_fields(cls, data: Any) -> Any:
+        """Fields that change nothing are at their default: what is answered alike is asked alike."""
+        if not isinstance(data, dict):
+            return data
+        given = cast("dict[str, Any]", data)
+        policy = str(given.get("policy", ""))
+        idle = {
+            name for name, counts in (("kept", is_sized(policy)), ("ablation", not keeps_heads(policy))) if not counts
+        }
+        return {name: value for name, value in given.items() if name not in idle}
+
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str) -> str:
+        return chosen_policy(policy)
+
+    @model_validator(mode="after")
+    def _one_pattern(self) -> LabRequest:
+        if self.policy and self.ablation == "act" and self.heads:
+            raise ConfigError(
+                f"calibration and the policy {self.policy!r} both change where heads look: choose another ablation "
+                "for the heads, or no policy."
+            )
+        return self
+
+    @property
+    def change(self) -> Change:
+        """What the second run does to the model; empty if there is none."""
+        if self.policy:
+            return "policy"
+        if not self.heads:
+            return ""
+        return "calibration" if self.ablation == "act" else "ablation"
 
 
 class CaptureRequest(TextRequest):

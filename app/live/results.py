@@ -91,8 +91,32 @@ class Attribution:
 
 
 @dataclass(frozen=True)
+class PolicyCost:
+    """What a run under a policy took.
+
+    Attributes:
+        from_row: first position that the policy acted on; the text before it was read in full.
+        kv_bytes: keys and values in the cache after the last token.
+        full_kv_bytes: those of the full cache.
+        share_attended: keys attended over those of full attention, over the positions that the policy acted on.
+        whole: labels of the heads that kept everything, where the policy keeps some.
+    """
+
+    from_row: int
+    kv_bytes: float
+    full_kv_bytes: float
+    share_attended: float
+    whole: tuple[str, ...] = ()
+
+    @property
+    def share_kept(self) -> float:
+        """Of the full cache, 0 to 1 and a little above where a policy adds columns."""
+        return self.kv_bytes / self.full_kv_bytes
+
+
+@dataclass(frozen=True)
 class RandomSet:
-    """As many random heads of the same layers, ablated the same way.
+    """As many random heads of the same layers, ablated or calibrated the same way, or kept whole in their place.
 
     Attributes:
         heads: their labels.
@@ -147,17 +171,19 @@ class LabResult:
         b: token B.
         tokens: the 50 most likely tokens of both runs.
         clean: the untouched run.
-        ablated: the run with the heads ablated; None without heads, or if the model cannot.
+        ablated: the changed run: heads ablated or calibrated, or a policy on; None without a change, or if the model
+            cannot.
         kl: KL(clean || ablated) at the position in nats, or None.
         lens: logit lens of the clean run, or None.
         attribution: direct logit attribution of the clean run, or None.
         random_sets: the comparison, in the order drawn.
         captured_clean: queries and keys of the clean run, or None.
-        captured_ablated: those of the ablated run, or None.
+        captured_ablated: those of the changed run, or its patterns where they are no softmax of these; or None.
         refusals: parts that this model cannot do.
         reservations: what a reader of the numbers must know.
         path: the face of the model that was used.
         seconds: time taken, without loading.
+        cost: what the policy took, or None without one.
     """
 
     model: str
@@ -179,6 +205,7 @@ class LabResult:
     reservations: tuple[str, ...]
     path: str
     seconds: float
+    cost: PolicyCost | None = None
 
     @property
     def n_tokens(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.frame.page import Page
-from app.pages import circuit, codes, compare, guide, head, heads, jobs, lab, patterns, runs
+from app.pages import circuit, codes, compare, guide, head, heads, jobs, lab, patterns, policies, runs
 
 PAGES: tuple[Page, ...] = (
     runs.PAGE,
@@ -14,6 +14,7 @@ PAGES: tuple[Page, ...] = (
     compare.PAGE,
     circuit.PAGE,
     codes.PAGE,
+    policies.PAGE,
     jobs.PAGE,
     guide.PAGE,
 )

@@ -9,6 +9,8 @@ from app.figures.agreement import agreement_figure
 from app.figures.overlap import overlap_figure
 from app.report.blocks import FigureBlock, figure_block
 from app.report.boards import BoardSection, bench_sections, board_lead, board_limits, circuit_sections
+from app.report.calibration_sections import CALIBRATION_LIMITS, calibration_lead, calibration_sections
+from app.report.policy_sections import POLICY_LIMITS, policy_lead, policy_sections
 from app.report.sections import (
     CheckSection,
     ClassSection,
@@ -17,7 +19,7 @@ from app.report.sections import (
     class_sections,
     map_section,
 )
-from app.views import benchmark, circuit
+from app.views import benchmark, calibration, circuit, policies
 from app.views.agreement import ScoreAgreement, score_agreement
 from app.views.classes import HeadClass, head_classes
 from app.views.definitions import DefinitionEntry, definition_entries
@@ -31,7 +33,14 @@ from headscope.checks import CausalCheck
 from headscope.heads import HeadScores
 from headscope.runs.reading import Run
 
-_BOARDS = {circuit.KIND: circuit_sections, benchmark.KIND: bench_sections}
+_BOARDS = {
+    circuit.KIND: circuit_sections,
+    benchmark.KIND: bench_sections,
+    policies.KIND: policy_sections,
+    calibration.KIND: calibration_sections,
+}
+_LEADS = {policies.KIND: policy_lead, calibration.KIND: calibration_lead}
+_LIMITS = {policies.KIND: POLICY_LIMITS, calibration.KIND: CALIBRATION_LIMITS}
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class ReportContents:
         model: the model's name.
         run_id: the run's name.
         kind: the command that made it.
-        board: sections of a circuit run or a benchmark of circuit methods; empty for other runs.
+        board: sections of a circuit run, a benchmark of circuit methods, a policies or a calibrate run; else empty.
         is_complete: False puts a banner on the report.
         missing_stages: planned stages that were not finished.
         summary: the run in words.
@@ -110,7 +119,9 @@ def report_contents(run: Run) -> ReportContents:
         board=board,
         is_complete=run.is_complete,
         missing_stages=tuple(run.missing_stages),
-        summary=Summary(board_lead(run), "", ()) if board else summary(model, scores, classes, checks),
+        summary=Summary(_LEADS.get(kind, board_lead)(run), "", ())
+        if board
+        else summary(model, scores, classes, checks),
         card=run.card,
         classes=class_sections(classes, by_name),
         has_checks=any(check.points for check in checks),
@@ -120,7 +131,7 @@ def report_contents(run: Run) -> ReportContents:
         overlap=_overlap_section(classes),
         agreement=_agreement_section(scores),
         definitions=tuple(definition_entries(scores)),
-        limits=(*limits(scores, classes, checks), *board_limits(kind)),
+        limits=(*limits(scores, classes, checks), *_LIMITS.get(kind, board_limits(kind))),
         provenance=provenance(run),
     )
 

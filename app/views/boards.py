@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from app.views import benchmark, circuit
+from app.views import benchmark, calibration, circuit, policies
 from app.views.benchmark import Benchmark, bench_tables
+from app.views.calibration import CalibrationRun
+from app.views.calibration_tables import calibration_tables
 from app.views.circuit import CircuitRun
+from app.views.policies import PolicyRun
+from app.views.policy_tables import policy_tables
 from app.views.scoreboard import circuit_tables
 from app.views.tables import TextTable
 from headscope.runs.reading import Run
 
 
 def board_tables(run: Run) -> list[TextTable]:
-    """The tables of a circuit run or of a benchmark of circuit methods; none for other kinds."""
-    if run.manifest.kind == circuit.KIND:
+    """The tables of a circuit run, a benchmark of circuit methods, a policies or a calibrate run; else none."""
+    kind = run.manifest.kind
+    if kind == circuit.KIND:
         return circuit_tables(CircuitRun(run))
-    return bench_tables(Benchmark(run)) if run.manifest.kind == benchmark.KIND else []
+    if kind == policies.KIND:
+        return policy_tables(PolicyRun(run))
+    if kind == calibration.KIND:
+        return calibration_tables(CalibrationRun(run))
+    return bench_tables(Benchmark(run)) if kind == benchmark.KIND else []

@@ -72,6 +72,11 @@ class DuoSettings(PolicySettings):
     sink: int = Field(default=64, ge=0)
     recent: int = Field(default=256, ge=1)
 
+    def sized(self, budget: int) -> PolicySettings:
+        """Streaming heads keep ``budget`` tokens, at most a quarter of them first ones."""
+        sink = min(self.sink, budget // 4)
+        return self.model_copy(update={"sink": sink, "recent": max(1, budget - sink)})
+
 
 class SpanSettings(PolicySettings):
     """Of MoA before its search: one window for all heads.
@@ -89,3 +94,30 @@ class SpanSettings(PolicySettings):
     def sized(self, budget: int) -> PolicySettings:
         """A window that fills the budget and does not grow."""
         return self.model_copy(update={"base": float(max(1, budget - self.sink)), "slope": 0.0})
+
+
+class ActSettings(PolicySettings):
+    """Of attention calibration (ACT, Yu et al. 2024, arXiv 2406.15765).
+
+    Attributes:
+        beta: what the weights on sinks are multiplied by: below 1 weakens them, 1 is the model, above 1 feeds them.
+        alpha: a column is a sink where the mean attention it receives exceeds ``alpha / T`` (the paper).
+        threshold: a fixed bound in its place, or None (the released scripts: 0.1).
+        keep_first: the first sink that is found, mostly the first token, is left as it is (the released code).
+        receive_first: the first token takes its part of what the sinks lose (the released code).
+        sinks: ``prompt``: found once, from all rows of the prompt, which has to be read in one call (the released
+            code; rows look ahead inside the prompt); ``so far``: each row judges by the rows up to itself.
+        heads: heads to calibrate, written L5H1; None takes all of the layer range.
+        skip_first: first layers that are left out of the range (released: layers 2 to L - 2).
+        skip_last: last layers that are left out.
+    """
+
+    beta: float = Field(default=0.4, ge=0, allow_inf_nan=False)
+    alpha: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    keep_first: bool = True
+    receive_first: bool = True
+    sinks: Literal["prompt", "so far"] = "prompt"
+    heads: tuple[str, ...] | None = None
+    skip_first: int = Field(default=2, ge=0)
+    skip_last: int = Field(default=1, ge=0)

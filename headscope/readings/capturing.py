@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headscope import attention
-from headscope.attention import AttentionCall, tap
+from headscope.attention import AttentionCall, refuse_policy, tap
 from headscope.captures import CapturedText, TokenText
 from headscope.errors import HeadIndexError, TaskError, UnsupportedError
 from headscope.heads import Head
@@ -41,8 +41,9 @@ def capture(
 ) -> CapturedText:
     """Run one text and keep the post-rotary queries and keys of some heads, in float32.
 
-    Inside ``with ablate(...)`` it captures the run as ablated. A model whose attention the seam refuses (learned
-    sinks, chunks ...) is captured as whole matrices through its TransformerLens twin, up to 512 tokens.
+    Inside ``with ablate(...)`` it captures the run as ablated. Under a policy, M is no softmax of all keys: its whole
+    matrices are kept, up to 512 tokens. A model whose attention the seam refuses (learned sinks, chunks ...) is
+    captured as whole matrices through its TransformerLens twin, up to 512 tokens.
 
     Args:
         model: the model.
@@ -58,6 +59,10 @@ def capture(
     """
     _refuse_length(model, len(tokens))
     chosen = _choose(model, heads)
+    if len(tokens) > MOST_DENSE and attention.is_under_policy(model.plain):
+        raise UnsupportedError(
+            f"whole patterns under a policy are kept up to {MOST_DENSE} tokens; this text has {len(tokens)}."
+        )
     text, batch = token_text(model, tokens), torch.tensor([list(tokens)])
     try:
         return _from_seam(model, batch, chosen, name, title, text)
@@ -93,11 +98,16 @@ class _Kept:
         self.key: dict[tuple[int, int], np.ndarray] = {}
         self.reads: dict[Head, tuple[int, int]] = {}
         self.numbers: dict[Head, tuple[float, int, float]] = {}
+        self.matrix: dict[Head, np.ndarray] = {}  # under a policy
         self._heads = heads
 
     def __call__(self, call: AttentionCall) -> None:
         group = call.query.shape[1] // call.key.shape[1]
         for head in (head for head in self._heads if head.layer == call.layer):
+            if call.pattern is not None:
+                self.matrix[head] = _numbers(call.pattern[0, head.head])
+                continue
+            refuse_policy(call)
             shared = head.head // group
             self.query[head] = _numbers(call.query[0, head.head])
             self.reads[head] = (head.layer, shared)
@@ -124,6 +134,8 @@ def _from_seam(
     with torch.no_grad(), tap(model.plain, reader=kept) as opened:
         model.plain.base_model(input_ids=batch.to(model.device), use_cache=False)
     refuse_unseen(model, {head.layer for head in heads} - set(opened.calls))
+    if kept.matrix:
+        return _whole(kept.matrix, heads, name, title, text)
     shared = list(kept.key)
     return CapturedText(
         name=name,
@@ -163,14 +175,21 @@ def _from_pattern(
         read(model, batch, take, layers={head.layer for head in heads}, method="dense")
     except UnsupportedError as error:
         raise UnsupportedError(f"{reason} Nor as a whole pattern: {error}") from None
-    none = np.zeros((0, size, 0), dtype=np.float32)
+    return _whole(found, heads, name, title, text)
+
+
+def _whole(
+    found: dict[Head, np.ndarray], heads: Sequence[Head], name: str, title: str, text: TokenText
+) -> CapturedText:
+    """Whole matrices in place of queries and keys."""
+    size = len(text)
     return CapturedText(
         name=name,
         title=title,
         text=text,
         heads=tuple(heads),
         query=np.zeros((len(heads), size, 0), dtype=np.float32),
-        key=none,
+        key=np.zeros((0, size, 0), dtype=np.float32),
         key_index=(),
         scale=(),
         window=(),
@@ -181,4 +200,5 @@ def _from_pattern(
 
 def _is_edited(model: HookedModel) -> bool:
     opened = attention._open_taps  # pyright: ignore[reportPrivateUsage] (the seam has no question for it)
-    return any(one.editor is not None and one.model is model.plain for one in opened)
+    edited = any(one.editor is not None and one.model is model.plain for one in opened)
+    return edited or attention.is_under_policy(model.plain)

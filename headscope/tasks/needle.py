@@ -150,10 +150,10 @@ def build_needles(
         TaskError: if the length is beyond the context, or too short for needle and question, or the haystack is
             shorter than the prompt, or a depth is not between 0 and 1.
     """
-    _check_depths(depths)
+    check_depths(depths)
     _check_length(model, length, max(len(model.encode(" " + needle.answer)) for needle in needles))
     hay = model.encode(haystack)
-    stops = _full_stops(model, hay)
+    stops = full_stops(model, hay)
     parts = [_pieces(model, needle) for needle in needles]
     rows: list[_Prompt] = []
     pairs = len(needles) * len(depths)
@@ -182,7 +182,12 @@ class _Prompt:
     needle: Needle
 
 
-def _check_depths(depths: Sequence[float]) -> None:
+def check_depths(depths: Sequence[float]) -> None:
+    """Refuse a depth outside the text.
+
+    Raises:
+        TaskError: if a depth is not between 0 and 1.
+    """
     wrong = [depth for depth in depths if not 0 <= depth <= 1]
     if wrong:
         raise TaskError(f"a depth of {wrong[0]:g} is not in the text: depths go from 0 (start) to 1 (end).")
@@ -207,8 +212,8 @@ def _pieces(model: HookedModel, needle: Needle) -> _Pieces:
     )
 
 
-def _full_stops(model: HookedModel, hay: list[int]) -> list[int]:
-    """Positions just behind a token that holds a full stop."""
+def full_stops(model: HookedModel, hay: list[int]) -> list[int]:
+    """Positions in ``hay`` just behind a token that holds a full stop, in rising order."""
     ends = {token for token in set(hay) if "." in model.decode([token])}
     return [index + 1 for index, token in enumerate(hay) if token in ends]
 

@@ -1,0 +1,63 @@
+"""`headscope calibrate`: weaken attention sinks in chosen heads, and see whether it helps on data not seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
+from app.commands.request import check_options, go_on, settings_of, split, start
+
+
+def calibrate(
+    context: typer.Context,
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="smollm2, a folder, or OWNER/NAME.", show_default=False)
+    ] = None,
+    sets: Annotated[
+        str, typer.Option(metavar="A,B", help="Data sets: sentiment, topic, lm-eval:rte ... (default: all six).")
+    ] = "",
+    shots: Annotated[int, typer.Option(min=0, help="Worked examples in every prompt.")] = 4,
+    select: Annotated[int, typer.Option(min=4, help="Items on which heads are chosen.")] = 48,
+    test: Annotated[int, typer.Option(min=4, help="Other items, on which the choice is judged.")] = 96,
+    method: Annotated[
+        Literal["per-head", "greedy", "first-order"], typer.Option(help="How heads are chosen.")
+    ] = "first-order",
+    top: Annotated[int, typer.Option(min=1, help="At most so many heads.")] = 16,
+    beta: Annotated[float, typer.Option(help="What weights on sinks are multiplied by.")] = 0.4,
+    draws: Annotated[int, typer.Option(min=0, help="Random choices of as many heads.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="Trials per data set, each with its own split.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. --set texts=16.")
+    ] = None,
+    out: OutOption = str(DEFAULT_ROOT),
+    resume: ResumeOption = None,
+) -> None:
+    """Calibrate attention sinks of MODEL (ACT) into a run folder; its path is the last line printed."""
+    check_options(context)
+    if resume is not None:
+        typer.echo(go_on("app.calibrate_run:resume_calibration", resume, Path(out)))
+        return
+    asked: dict[str, Any] = {
+        "model": model,
+        "sets": split("sets", sets),
+        "shots": shots,
+        "select": select,
+        "test": test,
+        "selection": {"method": method.replace("per-head", "per head"), "top": top},
+        "act": {"beta": beta},
+        "random_draws": draws,
+        "seeds": seeds,
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+    }
+    from app.calibrate_config import CalibrateConfig
+
+    config = CalibrateConfig.parse(asked | settings_of(settings or []))
+    typer.echo(start("app.calibrate_run:run_calibration", config, Path(out)))

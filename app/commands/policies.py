@@ -1,0 +1,87 @@
+"""`headscope policies`: run a model under KV-cache policies, and see bytes against accuracy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.circuit import method_options
+from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
+from app.commands.request import check_options, go_on, numbers, settings_of, split, start
+
+
+def policies(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="MODEL", help="smollm2, planted:all, a folder, or OWNER/NAME.", show_default=False),
+    ] = None,
+    policy: Annotated[
+        str,
+        typer.Option("--policies", metavar="A,B|all", help="Policies (default: streaming,duo,razor,snapkv,h2o)."),
+    ] = "",
+    tasks: Annotated[
+        str, typer.Option(metavar="A,B", help="needle, multi-needle, text ... (default: needle,text).")
+    ] = "",
+    lengths: Annotated[str, typer.Option(metavar="A,B", help="Prompt lengths in tokens (default: 512).")] = "",
+    examples: Annotated[int, typer.Option(min=2, help="Prompts per task and length.")] = 8,
+    budgets: Annotated[
+        str, typer.Option(metavar="A,B", help="Shares of the text that heads may keep (default: 0.125,0.25,0.5).")
+    ] = "",
+    shares: Annotated[
+        str, typer.Option(metavar="A,B", help="Shares of heads with a full cache (default: 0.1,0.25,0.5).")
+    ] = "",
+    rules: Annotated[
+        str,
+        typer.Option(
+            metavar="A,B", help="How those are chosen: duo-gate, razor, retrieval, induction (first and third)."
+        ),
+    ] = "",
+    draws: Annotated[int, typer.Option(min=0, help="Random choices of as many heads.")] = 3,
+    gate_steps: Annotated[int, typer.Option(min=1, help="Training steps of DuoAttention's gates.")] = 100,
+    option: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="POLICY.KEY=VALUE", help="A setting of a policy, e.g. duo.sink=16."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every random draw.")] = 0,
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "float32",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. --set window=0.1.")
+    ] = None,
+    out: OutOption = str(DEFAULT_ROOT),
+    resume: ResumeOption = None,
+) -> None:
+    """Run MODEL under cache policies into a run folder; its path is the last line printed."""
+    check_options(context)
+    if resume is not None:
+        typer.echo(go_on("app.policies_run:resume_policies", resume, Path(out)))
+        return
+    asked: dict[str, Any] = {
+        "model": model,
+        "examples": examples,
+        "random_draws": draws,
+        "gate_steps": gate_steps,
+        "options": method_options(option or []),
+        "seed": seed,
+        "device": device,
+        "dtype": dtype,
+    }
+    asked |= {name: split(name, text) for name, text in (("tasks", tasks), ("rules", rules)) if text}
+    asked |= {name: numbers(name, text, float) for name, text in (("budgets", budgets), ("shares", shares)) if text}
+    if lengths:
+        asked["lengths"] = numbers("lengths", lengths, int)
+    if policy:
+        asked["policies"] = _named_policies(policy)
+    from app.policies_config import PoliciesConfig
+
+    config = PoliciesConfig.parse(asked | settings_of(settings or []))
+    typer.echo(start("app.policies_run:run_policies", config, Path(out)))
+
+
+def _named_policies(text: str) -> tuple[str, ...]:
+    from circuits.policies.catalog import POLICIES
+
+    return tuple(POLICIES) if text == "all" else split("policies", text)

@@ -1,0 +1,261 @@
+"""The tables of a policies run: what its page exports, what the terminal prints and the report lays out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from app.views.numbers import MISSING, fixed, interval, percent, signed
+from app.views.policies import AXES, FULL, MEASURES, REGIMES, Axis, Point, PolicyRun, Verdict, curve_title, policy_title
+from app.views.table import Cell, Column, Table
+from app.views.tables import TextTable
+from circuits.policies.catalog import POLICIES, PolicyKind
+
+COUNTED = (
+    "Bytes are counted from what each key/value head still holds at the end of the text, not measured on a device."
+)
+LEAST: Mapping[Axis, str] = {
+    "bytes": "Smallest cache",
+    "keys": "Fewest keys attended",
+    "flops": "Fewest operations",
+}
+FAMILIES = {
+    "cache": "drops keys for good",
+    "sparse": "keeps all keys, looks at some",
+    "softmax": "keeps all keys, changes their weights",
+}
+_MEASURED = (
+    Column("n", "n", meaning="prompts"),
+    Column("value", "Mean", 3),
+    Column("low", "Low", 3, "lower end of the 95 % bootstrap interval over prompts"),
+    Column("high", "High", 3, "upper end"),
+)
+_CHANGED = (
+    Column("change", "Change", 3, "mean change from the full cache on the same prompts"),
+    Column("change_low", "Change, low", 3, "lower end of the paired 95 % bootstrap interval"),
+    Column("change_high", "Change, high", 3, "upper end"),
+)
+_SHARES = (
+    Column("bytes_share", "Bytes kept", 3, "share of the full cache's keys and values at the end of the text; counted"),
+    Column("keys_share", "Keys attended", 3, "share of those that full attention attends, over the rows it acts on"),
+    Column("operations_share", "Operations", 3, "share of full attention's, choosing keys included, on those rows"),
+)
+_REST = (
+    Column("bytes", "Bytes", meaning="of keys and values at the end of the text, mean over prompts; counted"),
+    Column("acts", "Acts", meaning="from which token on"),
+)
+
+
+def point_table(found: PolicyRun, task: str, length: int, axis: Axis) -> Table:
+    """A row per point, as the picture has it: random assignments of as many heads are one."""
+    front = found.front(task, length, axis)
+    columns = (
+        Column("curve", "Policy"),
+        Column("setting", "Setting"),
+        *_SHARES,
+        *_MEASURED,
+        *_CHANGED,
+        Column("draws", "Draws", meaning="random assignments of as many heads; empty where heads are not drawn"),
+        Column("lowest_draw", "Lowest draw", 3),
+        Column("highest_draw", "Highest draw", 3),
+        *_REST,
+        Column("on_front", "On the front", meaning=f"no other point is better at as small a {AXES[axis]}"),
+    )
+    rows = tuple[tuple[Cell, ...], ...](
+        (
+            curve_title(point.arm),
+            point.setting,
+            *_numbers(point),
+            point.draws or None,
+            *((point.lowest, point.highest) if point.draws else (None, None)),
+            *_rest(point),
+            point in front,
+        )
+        for point in found.points(task, length)
+    )
+    return Table(f"{task}, {length} tokens: {MEASURES[found.measure(task)]}", columns, rows, _meta(found, task, length))
+
+
+def arm_table(found: PolicyRun, task: str, length: int) -> Table:
+    """A row per arm that was run; each random assignment is one."""
+    columns = (
+        Column("policy", "Policy"),
+        Column("setting", "Setting"),
+        Column("draw", "Draw", meaning="number of the random assignment, from 1"),
+        *_SHARES,
+        *_MEASURED,
+        *_CHANGED,
+        *_REST,
+        Column("tokens", "Tokens", meaning="of each prompt; of a loss, of each text"),
+        Column("options", "Options", meaning="settings given by hand, as JSON"),
+    )
+    rows = tuple[tuple[Cell, ...], ...](
+        (
+            curve_title(point.arm),
+            point.setting,
+            point.arm.draw + 1 or None,
+            *_numbers(point),
+            *_rest(point),
+            outcome.length,
+            json.dumps(dict(outcome.arm.settings), sort_keys=True) if outcome.arm.settings else "",
+        )
+        for outcome, point in found.arms(task, length)
+    )
+    return Table(
+        f"Arms on {task}, {length} tokens: {MEASURES[found.measure(task)]}", columns, rows, _meta(found, task, length)
+    )
+
+
+def verdict_table(found: PolicyRun, task: str, length: int, axis: Axis) -> Table:
+    """A row per curve: the least that it takes to do nearly as well as the full cache."""
+    columns = (
+        Column("curve", "Policy"),
+        Column("setting", "Setting", meaning="that takes least of those that reach the bar"),
+        *_SHARES,
+        *_MEASURED,
+        *_CHANGED,
+        Column(
+            "share_by_interval", f"{LEAST[axis]}, by interval", 3,
+            "least where the interval of the change stays within the bar too",
+        ),
+    )  # fmt: skip
+    rows = tuple(_verdict_row(found, one, axis) for one in found.verdicts(task, length, axis))
+    return Table(least_text(found, task, length, axis), columns, rows, _meta(found, task, length))
+
+
+def least_text(found: PolicyRun, task: str, length: int, axis: Axis) -> str:
+    """Heading of the verdicts: ``Smallest cache with 95 % of the full cache's accuracy: needle, 512 tokens``."""
+    return f"{LEAST[axis]} {bar_text(found, task)}: {task}, {length:,} tokens"
+
+
+def bar_text(found: PolicyRun, task: str) -> str:
+    """What counts as nearly as good: ``with 95 % of the full cache's accuracy``."""
+    if found.measure(task) != "loss":
+        return f"with 95 % of the full cache's {MEASURES[found.measure(task)]}"
+    return "with a loss within 1 % of the full cache's"
+
+
+def kind_table(found: PolicyRun) -> Table:
+    """What each policy of the run is."""
+    columns = (
+        Column("policy", "Policy"),
+        Column("name", "Name"),
+        Column("family", "Kind"),
+        Column("summary", "What it does"),
+        Column("unit", "Told apart", meaning="heads that may be treated differently"),
+        Column("source", "Source"),
+        Column("note", "Differs from its source"),
+    )
+    kinds = [POLICIES[name] for name in found.policies if name in POLICIES]
+    rows = tuple(
+        (kind.title, kind.name, family_text(kind), kind.summary, kind.unit, kind.source, kind.note) for kind in kinds
+    )
+    return Table("What each policy is", columns, rows, {"run": found.run.manifest.id})
+
+
+def family_text(kind: PolicyKind) -> str:
+    """What becomes of the keys: ``drops keys for good``."""
+    return "drops nothing" if kind.name == FULL else FAMILIES[kind.family]
+
+
+def policy_tables(found: PolicyRun) -> list[TextTable]:
+    """Every table of a policies run for the terminal, of the stages that are in."""
+    made = list[TextTable]()
+    for task in found.tasks:
+        for length in found.lengths(task):
+            made.append(points_text(found, task, length))
+            made += [verdict_text(found, task, length, axis) for axis in AXES if axis != "flops"]
+    return [table for table in made if table.rows]
+
+
+def points_text(found: PolicyRun, task: str, length: int) -> TextTable:
+    """The points of a task, in the order of the run."""
+    front = found.front(task, length, "bytes")
+    measure = MEASURES[found.measure(task)]
+    columns = ("policy", "setting", "bytes", "keys", "operations", measure, "95 % interval", "change",
+               "95 % interval of it", "draws", "front")  # fmt: skip
+    rows = tuple(
+        (
+            curve_title(point.arm),
+            point.setting,
+            *(percent(point.shares[axis]) for axis in AXES),
+            fixed(point.value),
+            interval(point.low, point.high),
+            signed(point.change),
+            interval(point.change_low, point.change_high) if point.change == point.change else MISSING,
+            draws_text(point),
+            "yes" if point in front else "",
+        )
+        for point in found.points(task, length)
+    )
+    return TextTable(title_text(found, task, length), columns, rows, frozenset(columns[2:-2]),
+                     f"{COUNTED} Front: no other setting is better with as few bytes.")  # fmt: skip
+
+
+def verdict_text(found: PolicyRun, task: str, length: int, axis: Axis) -> TextTable:
+    """The verdicts of a task."""
+    measure = MEASURES[found.measure(task)]
+    columns = ("policy", "least", "setting", measure, "95 % interval", "by interval")
+    rows = tuple(_verdict_text(found, one, axis) for one in found.verdicts(task, length, axis))
+    return TextTable(
+        least_text(found, task, length, axis),
+        columns, rows, frozenset({"least", measure, "95 % interval", "by interval"}),
+        f"{left_out_text(found, task, length, axis)}By interval: where the 95 % interval of the paired change from the "
+        "full cache stays within the bar too. Only the settings of this run were tried.",
+    )  # fmt: skip
+
+
+def left_out_text(found: PolicyRun, task: str, length: int, axis: Axis) -> str:
+    """Which curves have no verdict, and why; with a blank behind it, or empty."""
+    judged = {one.curve.split("/")[0] for one in found.verdicts(task, length, axis)}
+    whole = [(curve, curve.split("/")[0]) for curve in found.wasteful(task, length, axis)]
+    names = dict.fromkeys(found.title(curve) if name in judged else policy_title(name) for curve, name in whole)
+    return f"Left out, as they save none: {'; '.join(names)}. " if names else ""
+
+
+def title_text(found: PolicyRun, task: str, length: int) -> str:
+    """What a table or figure of a task shows: ``needle, 512 tokens: accuracy, full cache 0.90 [...], n = 20``."""
+    full, points = found.full(task, length), found.points(task, length)
+    n = f", n = {points[0].n}" if points else ""
+    told = f", full cache {fixed(full.value)} {interval(full.low, full.high)}" if full else ""
+    unit = " (nats per token)" if found.measure(task) == "loss" else ""
+    return f"{task}, {length} tokens: {MEASURES[found.measure(task)]}{unit}{told}{n}"
+
+
+def draws_text(point: Point) -> str:
+    """The range over random assignments: ``3: 0.125 to 0.500``."""
+    if not point.draws:
+        return ""
+    return f"{point.draws}: {fixed(point.lowest)} to {fixed(point.highest)}"
+
+
+def _numbers(point: Point) -> tuple[Cell, ...]:
+    """What a point takes, does, and changes."""
+    shares = (point.shares["bytes"], point.shares["keys"], point.shares["flops"])
+    change = (point.change, point.change_low, point.change_high)
+    return (*shares, point.n, point.value, point.low, point.high, *change)
+
+
+def _rest(point: Point) -> tuple[Cell, ...]:
+    return (point.kv_bytes, REGIMES[point.regime])
+
+
+def _verdict_row(found: PolicyRun, one: Verdict, axis: Axis) -> tuple[Cell, ...]:
+    sure = one.sure.shares[axis] if one.sure else None
+    if one.smallest is None:
+        return (found.title(one.curve), "none of this run", *([None] * 10), sure)
+    return (found.title(one.curve), one.smallest.setting, *_numbers(one.smallest), sure)
+
+
+def _verdict_text(found: PolicyRun, one: Verdict, axis: Axis) -> tuple[str, ...]:
+    point = one.smallest
+    sure = percent(one.sure.shares[axis]) if one.sure else "none"
+    if point is None:
+        return (found.title(one.curve), "none", "", "", "", sure)
+    ends = interval(point.low, point.high)
+    return (found.title(one.curve), percent(point.shares[axis]), point.setting, fixed(point.value), ends, sure)
+
+
+def _meta(found: PolicyRun, task: str, length: int) -> dict[str, object]:
+    return {"run": found.run.manifest.id, "task": task, "length": length, "measure": MEASURES[found.measure(task)],
+            "bytes": COUNTED}  # fmt: skip

@@ -1,0 +1,66 @@
+"""Windows per head for several budgets, from one measurement of what shorter windows do."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from circuits.policies.search_settings import SpanSearchSettings
+from circuits.policies.span_influence import SpanRules, span_influence
+from circuits.policies.span_search import SpanPlan, choose_spans
+from headscope.errors import ConfigError
+from headscope.tasks import build_needles, build_prose
+from headscope.tasks.answers import AnswerBatch, needle_answers, prose_answers
+from probes.probe import Bench, OnStep
+
+
+def plan_spans(
+    bench: Bench, budgets: Sequence[float], *, lengths: Sequence[int], examples: int, on_step: OnStep
+) -> dict[float, SpanPlan]:
+    """A plan for each budget that some rule fits.
+
+    Influence is measured on needle prompts and prose of each length, drawn from the text that heads may be chosen on,
+    by one backward pass each; the loss is that of the model's own first choices, as in the paper.
+
+    Args:
+        bench: the model and its texts.
+        budgets: shares of the full cache.
+        lengths: of the texts.
+        examples: texts of each kind and length.
+        on_step: called with (done, total) layers.
+    """
+    settings = SpanSearchSettings()
+    rules, n_layers = SpanRules.of(settings), bench.model.shape.n_layers
+    texts = [(length, batch) for length in lengths for batch in _texts(bench, length, examples)]
+    found: dict[int, list[np.ndarray]] = {}
+    for index, (length, batch) in enumerate(texts):
+
+        def step(done: int, _: int, before: int = index * n_layers) -> None:
+            on_step(before + done, len(texts) * n_layers)
+
+        found.setdefault(length, []).append(span_influence(bench.model, batch, rules, on_step=step).mean(0))
+    influence = np.stack([np.mean(parts, axis=0) for parts in found.values()])
+    plans = dict[float, SpanPlan]()
+    for budget in budgets:
+        try:
+            plans[budget] = choose_spans(
+                influence,
+                rules,
+                tuple(found),
+                bench.model.shape.n_kv_heads,
+                settings.model_copy(update={"budget": budget}),
+                n_examples=sum(len(batch.tokens) for _, batch in texts),
+            )
+        except ConfigError:
+            continue  # no window is as short as that
+    return plans
+
+
+def _texts(bench: Bench, length: int, n: int) -> list[AnswerBatch]:
+    """One text at a time, so that the backward pass fits: needle prompts whose answers count, and prose."""
+    generator = bench.generator(f"spans {length}")
+    needles = build_needles(bench.model, bench.haystack, length=length, n=n, generator=generator, needles=bench.needles)
+    prose = build_prose(bench.model, bench.haystack, n=n, length=length, generator=generator)
+    batches = (needle_answers(needles), prose_answers(prose))
+    return [batch.select(slice(i, i + 1)) for batch in batches for i in range(len(batch.tokens))]

@@ -1,0 +1,78 @@
+"""The page Calibrate and policies in a browser: controls change what is drawn, and the address says it all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import BrowserContext, Page, expect
+
+from headscope.heads import HeadScores
+from headscope.runs import ModelRecord
+from tests.test_policy_views import write_run
+
+Serve = Callable[[Path], tuple[str, Any]]
+
+
+@pytest.fixture
+def address(
+    serve_folder: Serve, tmp_path: Path, tiny_model: ModelRecord, tiny_scores: dict[str, list[HeadScores]]
+) -> str:
+    """The page over one run."""
+    scores = [one for found in tiny_scores.values() for one in found if one.name == "retrieval"]
+    write_run(tmp_path / "runs", tiny_model, scores)
+    return f"{serve_folder(tmp_path / 'runs')[0]}/policies"
+
+
+def test_task_axis_and_heads_are_chosen_and_linked(
+    page: Page, new_context: Callable[..., BrowserContext], address: str
+) -> None:
+    page.goto(address)
+    expect(page.locator("#policies-short-body")).to_contain_text("On needle, 64 tokens")
+    expect(page.locator("#policies-pareto-graph")).to_contain_text("share of the cache's bytes kept")
+    page.get_by_role("textbox", name="Task").click()
+    page.get_by_role("option", name="text", exact=True).click()
+    expect(page.locator("#policies-short-body")).to_contain_text("On text, 64 tokens")
+    page.get_by_text("Keys attended", exact=True).first.click()
+    expect(page.locator("#policies-pareto-graph")).to_contain_text("share of the keys attended")
+    page.get_by_role("textbox", name="Chosen by").click()
+    page.get_by_role("option", name="Random heads, draw 2").click()
+    expect(page.locator("#policies-heads-caption")).to_contain_text("random heads, draw 2")
+    page.wait_for_url("**rule=random+2*")
+    again = new_context().new_page()
+    again.goto(page.url)
+    expect(again.locator("#policies-short-body")).to_contain_text("On text, 64 tokens")
+    expect(again.locator("#policies-heads-caption")).to_contain_text("random heads, draw 2")
+    expect(again.locator("#policies-pareto-graph")).to_contain_text("share of the keys attended")
+
+
+def test_a_curve_can_be_drawn_alone(page: Page, address: str) -> None:
+    page.goto(f"{address}?curves=duo/random")
+    expect(page.locator("#policies-pareto-caption")).to_contain_text("Drawn: 1 of 5 curves")
+    expect(page.locator("#policies-pareto-graph")).not_to_contain_text("StreamingLLM")
+    page.wait_for_url("**curves=duo%2Frandom*")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 1024)], ids=["light-1440", "dark-1024"])
+def test_axe_finds_nothing_serious(
+    address: str, new_context: Callable[..., BrowserContext], scheme: str, width: int
+) -> None:
+    page = new_context(color_scheme=scheme, viewport={"width": width, "height": 900}).new_page()
+    page.goto(address)
+    page.locator("#policies-arms-table").scroll_into_view_if_needed()
+    expect(page.locator("#policies-arms-table .ag-row").first).to_be_visible()
+    expect(page.locator("#policies-arms-table .ag-header-cell").first).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    serious = [
+        (one["id"], one["help"], [node["html"][:160] for node in one["nodes"][:4]])
+        for one in found
+        if one["impact"] in ("serious", "critical")
+    ]
+    assert not serious, "\n".join(map(str, serious))
+    overflow = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    assert overflow <= 0
