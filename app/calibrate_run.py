@@ -15,6 +15,7 @@ from app.calibrate_config import CalibrateConfig
 from app.live.plain_data import pack
 from app.running import Listener, Steps, model_record, other_weights, refuse_other_kind, work
 from app.views.calibration import CLASSES, KIND, SINKS, Key, load_selection, slug
+from circuits.calibration.act import heads_by_layer, heads_in_range
 from circuits.calibration.head_selection import select_heads
 from circuits.calibration.judges import InContextJudge
 from circuits.calibration.results import Answers, TrialResult
@@ -58,6 +59,7 @@ def run_calibration(config: CalibrateConfig, *, root: Path, command: str, listen
     """
     refuse_unwritable(root)
     model = _load(config, listener)
+    heads_by_layer(model, heads_in_range(model, config.act))  # refuses what the model does not have
     sets, left_out = _possible(config, model)
     for reason in left_out:
         listener.say(reason)

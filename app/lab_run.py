@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from app.live.plain_data import named_arrays, pack, unpack
+from app.live.policy_choice import chosen_policy
 from app.live.requests import (
     MOST_CHARACTERS,
     MOST_HEADS,
@@ -39,8 +40,9 @@ _MEANINGS = {
     "kl": "KL(clean || ablated) at the position, nats",
     "lens": "final norm and unembedding of the stream before each block and after the last, at the position; clean",
     "attribution": "logit of A minus logit of B by what was written directly; clean run, final norm's scale frozen",
-    "random_sets": "as many other random heads of the same layers, ablated the same way",
-    "captured": "post-rotary queries and keys",
+    "random_sets": "as many other random heads of the same layers, changed the same way, or kept whole in their place",
+    "captured": "post-rotary queries and keys, or whole patterns of a calibrated run and of one under a policy",
+    "cost": "bytes of keys and values after the last token; keys attended over those of full attention",
 }
 
 
@@ -151,6 +153,8 @@ def lab_words(request: LabRequest) -> list[str]:
     options: list[tuple[str, Any, Any]] = [
         ("--heads", ",".join(request.heads), ""),
         ("--ablation", request.ablation, default.ablation),
+        ("--policy", request.policy, default.policy),
+        ("--kept", request.kept, default.kept),
         ("--position", request.position, default.position),
         ("--a", request.token_a, None),
         ("--b", request.token_b, None),
@@ -173,7 +177,9 @@ class LabSettings(Config):
         model: catalogue name, Hugging Face id or folder.
         text: what the model reads.
         heads: heads to ablate, such as L3H11; none if empty.
-        ablation: what takes the place of the heads' output.
+        ablation: what takes the place of the heads' output; act calibrates them instead.
+        policy: cache policy or sparse attention that the text is read under; full is none.
+        kept: tokens that every head may keep or look at under it.
         random: sets of as many random heads, for comparison.
         a: token A of the logit difference; the likeliest if empty.
         b: token B; the likeliest other if empty.
@@ -185,6 +191,8 @@ class LabSettings(Config):
     text: str = Field(min_length=1, max_length=MOST_CHARACTERS)
     heads: tuple[str, ...] = Field(default=(), max_length=MOST_HEADS)
     ablation: AblationKind = "zero"
+    policy: str = Field(default="full", max_length=40)
+    kept: int = Field(default=64, ge=1, le=MOST_TOKENS)
     random: int = Field(default=0, ge=0, le=20)
     a: str | None = Field(default=None, min_length=1, max_length=200)
     b: str | None = Field(default=None, min_length=1, max_length=200)
@@ -196,10 +204,17 @@ class LabSettings(Config):
     def _in_order(cls, heads: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(str(head) for head in sorted({Head.parse(label) for label in heads}))
 
+    @field_validator("policy")
+    @classmethod
+    def _known(cls, policy: str) -> str:
+        chosen_policy(policy)
+        return policy
+
     @property
     def request(self) -> LabRequest:
         """The question."""
         return LabRequest(
             choice=ModelChoice(model=self.model), text=self.text, heads=self.heads, ablation=self.ablation,
+            policy=self.policy, kept=self.kept,
             random_sets=self.random, token_a=self.a, token_b=self.b, position=self.position, seed=self.seed,
         )  # fmt: skip

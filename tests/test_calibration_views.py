@@ -23,7 +23,7 @@ from app.settings import ServerSettings
 from app.site import Site, View
 from app.views.boards import board_tables
 from app.views.calibration import SINKS, CalibrationRun, Key
-from app.views.calibration_arms import ARMS, CHANGED, Effect, holm, outcome_of, p_among_random
+from app.views.calibration_arms import ARMS, CHANGED, Effect, holm, mean_change, outcome_of, p_among_random
 from app.views.calibration_heads import expected_jaccard, head_agreements, pooled_agreement, times_chosen
 from app.views.calibration_maps import chosen_maps, sink_maps
 from app.views.calibration_sinks import PLACES, class_rows, sink_tokens
@@ -128,12 +128,11 @@ def write(root: Path, model: ModelRecord, *, stop_before: str = "") -> Path:
             arrays = dict[str, np.ndarray]()
             if stage == SINKS:
                 made = [sinks_of(shift) for shift in (0.0, 0.2)]
-                packed = [[pack(list(part) if isinstance(part, tuple) else part, arrays, f"{name}{i}")
-                           for i, part in enumerate(column)]
-                          for name, column in zip(("map", "classes", "shown"), zip(*made, strict=True), strict=True)]  # fmt: skip
-                record = {"kind": "act_sinks", "sets": ["sentiment", "topic"]}
-                record |= dict(zip(("maps", "classes", "shown"), packed, strict=True))
-                save(writer, stage, record, arrays)
+                packed = {
+                    column: [pack(one, arrays, f"{column}{i}") for i, one in enumerate(parts)]
+                    for column, parts in zip(("maps", "classes", "shown"), zip(*made, strict=True), strict=True)
+                }
+                save(writer, stage, {"kind": "act_sinks", "sets": ["sentiment", "topic"], **packed}, arrays)
                 continue
             key = Key.read(stage)
             result = trial(key.name, key.seed)
@@ -152,10 +151,8 @@ def found(folder: Path) -> CalibrationRun:
     return CalibrationRun(Run.open(folder))
 
 
-def of(found: CalibrationRun, name: str, kind: str) -> Effect:
-    one = found.effect(name, kind)
-    assert one is not None
-    return one
+def of(found: CalibrationRun, name: str, kind: Any) -> Effect:
+    return found.by_kind(name)[kind]
 
 
 @pytest.mark.parametrize("name", ["sentiment", "topic"])
@@ -199,15 +196,22 @@ def effect(kind: Any, low: float, mean: float, high: float, p: float, draws: tup
         ((0.02, 0.1, 0.2, 0.01), (0.0, 0.1), "helps as random heads do"),
         ((0.0, 0.1, 0.2, 0.01), (0.0,), "unclear"),
         ((0.02, 0.1, 0.2, 0.06), (0.0,), "unclear"),
-        ((-0.2, -0.1, -0.02, 0.01), (0.0,), "harms"),
+        ((-0.2, -0.1, -0.02, 0.01), (0.0, -0.05), "harms"),
+        ((-0.2, -0.1, -0.02, 0.01), (0.0, -0.1), "harms as random heads do"),
     ],
-    ids=["helps", "a draw does as well", "interval holds 0", "p above 0.05", "harms"],
+    ids=["helps", "a draw does as well", "interval holds 0", "p above 0.05", "harms", "a draw does as badly"],
 )
 def test_the_verdict_follows_from_interval_p_and_draws(
     selected: tuple[float, float, float, float], draws: tuple[float, ...], said: str
 ) -> None:
     random = effect("random", 0, 0, 0, float("nan"), draws)
     assert outcome_of(effect("selected", *selected), random) == said
+
+
+def test_a_mean_over_one_data_set_is_that_data_set_and_over_four_alike_half_as_wide() -> None:
+    one = Interval(0.1, 0.0, 0.3)
+    assert mean_change([one]) == pytest.approx(one)
+    assert mean_change([one] * 4) == pytest.approx((0.1, 0.05, 0.2))
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
@@ -276,7 +280,7 @@ def test_the_table_has_a_row_for_each_arm_pooled_and_by_seed(found: CalibrationR
     rows = effect_table(found).records()
     assert len(rows) == 2 * 5 + 3 * 5 + 4
     pooled = next(row for row in rows if (row["data_set"], row["seed"], row["arm"])
-                  == ("topic", None, "ACT on chosen heads"))  # fmt: skip
+                  == ("topic", None, "chosen heads"))  # fmt: skip
     assert (pooled["heads"], pooled["gained"], pooled["lost"], pooled["chance"]) == ("0 to 1", 0, 2, 0.25)
     single = [row for row in rows if row["seed"] == 4 and row["data_set"] == "sentiment"]
     assert [row["accuracy"] for row in single] == pytest.approx([22 / N, 34 / N, 22 / N, 12 / N, 18 / N])
@@ -286,7 +290,7 @@ def test_the_table_has_a_row_for_each_arm_pooled_and_by_seed(found: CalibrationR
 def test_terminal_and_report_show_every_part(found: CalibrationRun) -> None:
     titles = [table.title for table in board_tables(found.run)]
     assert titles == [
-        "Does calibration help?", "Are the same heads chosen?", "Where sinks sit: all data sets",
+        "Does calibration help?", "What came of it", "Are the same heads chosen?", "Where sinks sit: all data sets",
         "Tokens that are sinks most often",
     ]  # fmt: skip
     page = render_report(found.run)
@@ -305,7 +309,7 @@ def test_an_unfinished_run_shows_what_is_in(
     found = CalibrationRun(Run.open(write(tmp_path, tiny_model, stop_before=stage)))
     assert found.sets == tuple(sets)
     assert not found.sinks
-    assert len(board_tables(found.run)) == (2 if sets else 0)
+    assert len(board_tables(found.run)) == (3 if sets else 0)
     assert "Did it help?" in render_report(found.run)
 
 
@@ -367,10 +371,11 @@ def test_before_and_after_share_their_colours_and_mark_the_sinks(found: Calibrat
 
 
 def show(folder: Path, name: str, **state: Any) -> Content:
+    """A panel's content for a state."""
     panel = next(one for one in PANELS if one.name == name)
     site = Site(ServerSettings(root=folder.parent))
     run = folder.name.removesuffix(".tmp")
-    return content_of(panel, View(site, "tab"), PoliciesState(**{"calibration": run, **state}))
+    return content_of(panel, View(site, "tab"), PoliciesState.parse({"calibration": run, **state}))
 
 
 @pytest.mark.parametrize("chosen", ["", "topic"])

@@ -10,12 +10,19 @@ import torch
 from numpy.testing import assert_allclose
 
 from circuits import ablate
-from headscope.attention import tap
+from circuits.calibration.outputs import calibrated
+from circuits.calibration.sinks import only_heads, received_mass
+from circuits.policies.layer_budgets import density_budgets
+from circuits.policies.masks import Full, Streaming
+from circuits.policies.policy import Applied, applied
+from circuits.policies.settings import ActSettings
+from circuits.policies.tally import Tally
+from headscope.attention import softmax_rows, tap
 from headscope.captures import HeadPattern
 from headscope.errors import HeadIndexError, TaskError, UnsupportedError
 from headscope.heads import Head
 from headscope.models.bridged import BridgedModel
-from headscope.readings import DenseReading
+from headscope.readings import DenseReading, FlashReading
 from headscope.readings.capturing import capture, token_text
 
 Tiny = Callable[[str], BridgedModel]
@@ -121,6 +128,59 @@ def test_whole_matrices_are_not_taken_of_an_edited_run(tiny: Tiny) -> None:
 def test_whole_matrices_of_a_long_text_are_refused(tiny: Tiny) -> None:
     with pytest.raises(UnsupportedError, match=r"up to 512 tokens; this text has 600\."):
         capture(tiny("gpt_oss, learned sinks"), tokens(600), name="t", title="T")
+
+
+def cut(pattern: np.ndarray, sink: int, recent: int) -> np.ndarray:
+    """A softmax over the first and the most recent keys only: the whole one, masked and renormalised."""
+    row, key = np.indices(pattern.shape)
+    kept = pattern * ((key < sink) | (row - key < recent))
+    return kept / kept.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize("name", SEAM)
+def test_capture_under_a_policy_is_the_policys_pattern(tiny: Tiny, name: str) -> None:
+    """In the first layer, which the policy leaves the queries and keys of: deeper ones read other values."""
+    model, policy = tiny(name), Streaming(2, 4)
+    clean = capture(model, tokens(), name="t", title="T")
+    with applied(model, policy):
+        found = capture(model, tokens(), name="t", title="T", heads=EVERY[:4])
+    assert found.matrix is not None
+    for head in EVERY[:4]:
+        assert_allclose(found.pattern(head).rows(), cut(clean.pattern(head).rows(), 2, 4), atol=2e-6)
+
+
+def test_no_other_pattern_is_shown_in_place_of_a_policys(tiny: Tiny) -> None:
+    model = tiny("llama4, chunks of 8")  # refused by the seam; the twin knows no policy
+    attender = Applied(Full(), 0, Tally.of(model)).attend
+    with tap(model.plain, attender=attender), pytest.raises(UnsupportedError, match="without the edits"):
+        capture(model, tokens(), name="t", title="T")
+    with applied(tiny("llama"), Full()), pytest.raises(UnsupportedError, match="up to 512 tokens; this text has 513"):
+        capture(tiny("llama"), tokens(513), name="t", title="T")
+
+
+def test_softmax_of_queries_and_keys_is_refused_under_a_policy(tiny: Tiny) -> None:
+    model, heads = tiny("llama"), [Head(0, 1)]
+    readers = (
+        lambda call: softmax_rows(call, 0, 4),
+        lambda call: FlashReading(call, torch.tensor([SIZE])),
+        received_mass,
+        lambda call: only_heads(call, [0]),
+    )
+    for reader in readers:
+        with (
+            pytest.raises(UnsupportedError, match="a policy attends"),
+            applied(model, Full()),
+            tap(model.plain, reader=reader),
+        ):
+            model.logits(torch.tensor([tokens()]))
+    with (
+        pytest.raises(UnsupportedError, match="a policy attends"),
+        applied(model, Full()),
+        calibrated(model, heads, ActSettings()),
+    ):
+        model.logits(torch.tensor([tokens()]))
+    with applied(model, Full()), pytest.raises(UnsupportedError, match="a policy attends"):
+        density_budgets(model, torch.tensor([tokens()]), 4)
 
 
 def test_only_the_heads_asked_for_are_kept_in_their_order(tiny: Tiny) -> None:

@@ -14,8 +14,10 @@ from pydantic import Field, PositiveInt
 from typer.testing import CliRunner
 
 import app.bench_run
+import app.calibrate_run
 import app.circuit_run
 import app.inspection
+import app.policies_run
 import app.scoring
 from app.cli import app as cli
 from app.forms import COMMANDS, NO_FORM, argv_of, choices, fields_of, find_command, parse_form, values_of
@@ -25,6 +27,7 @@ from app.lab_run import LabSettings
 from app.live.requests import LabRequest
 from app.score_config import ScoreConfig
 from circuits.methods import METHODS
+from circuits.policies.catalog import POLICIES
 from circuits.validation import EXPERIMENTS
 from headscope.config import Config
 from headscope.errors import ConfigError, UnknownNameError
@@ -32,6 +35,7 @@ from headscope.models import catalog
 from headscope.models.loading import resolve_dtype
 from headscope.tasks import NEEDLES
 from headscope.tasks.contrast_catalog import CONTRAST_TASKS
+from headscope.tasks.labelled_catalog import LABELLED
 from probes import PROBES
 
 SCORE = {field.name: field for field in fields_of(ScoreConfig)}
@@ -317,10 +321,26 @@ def test_a_question_to_the_lab_is_written_as_its_command_reads_it(monkeypatch: p
             {"model": "planted:ioi", "tasks": ["ioi", "docstring"], "examples": "5, 10", "edge_truth": True},
             ["--tasks", "ioi,docstring", "--examples", "5,10", "--set", "edge_truth=true"],
         ),
+        ("calibrate", {"model": "planted:ioi"}, []),
+        (
+            "calibrate",
+            {"model": "planted:ioi", "sets": ["topic", "lm-eval:rte"], "test": "50", "random_draws": "9", "texts": "3"},
+            ["--set", 'sets=["topic","lm-eval:rte"]', "--test", "50", "--draws", "9", "--set", "texts=3"],
+        ),
+        ("policies", {"model": "planted:ioi"}, []),
+        (
+            "policies",
+            {"model": "planted:ioi", "policies": ["h2o", "duo"], "tasks": ["text"], "rules": ["razor"]}
+            | {"budgets": "0.5 1", "lengths": "64", "gate_steps": "7", "window": "0.25"},
+            [
+                *("--policies", "h2o,duo", "--tasks", "text", "--rules", "razor", "--budgets", "0.5,1.0"),
+                *("--lengths", "64", "--gate-steps", "7", "--set", "window=0.25"),
+            ],
+        ),
     ],
-    ids=["circuit, defaults", "circuit", "bench, defaults", "bench"],
+    ids=[f"{name}{more}" for name in ("circuit", "bench", "calibrate", "policies") for more in (", defaults", "")],
 )
-def test_a_search_for_circuits_is_written_as_its_command_reads_it(
+def test_a_run_is_written_as_its_command_reads_it(
     command: str, filled_in: dict[str, Any], words: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form, seen = find_command(command), list[Config]()
@@ -331,6 +351,8 @@ def test_a_search_for_circuits_is_written_as_its_command_reads_it(
 
     monkeypatch.setattr(app.circuit_run, "run_circuit", keep)
     monkeypatch.setattr(app.bench_run, "run_bench", keep)
+    monkeypatch.setattr(app.calibrate_run, "run_calibration", keep)
+    monkeypatch.setattr(app.policies_run, "run_policies", keep)
     wanted = parse_form(form.config, filled_in)
     line = form.words(wanted, Path("r"))
     assert line[:2] == [command, "planted:ioi"]
@@ -349,6 +371,19 @@ def test_tasks_and_methods_are_offered_by_name() -> None:
         form = find_command("circuit" if name == "task" else "circuit-bench")
         with pytest.raises(ConfigError, match=f"'{name}' cannot be 'no'"):
             parse_form(form.config, {"model": "m", name: "no"})
+
+
+def test_data_sets_policies_and_tasks_of_their_commands_are_offered_by_name() -> None:
+    calibrate, policies = (
+        {field.name: field for field in fields_of(find_command(name).config)} for name in ("calibrate", "policies")
+    )
+    assert (set(calibrate["sets"].choices), calibrate["sets"].free) == (set(LABELLED), True)
+    assert set(policies["policies"].choices) == set(POLICIES)
+    assert policies["tasks"].choices[:2] == ("needle", "multi-needle")
+    assert policies["rules"].choices == ("duo-gate", "razor", "retrieval", "induction")
+    assert calibrate["opposite_beta"].default is None
+    assert not {"act", "selection"} & set(calibrate)  # settings with parts of their own: for --set
+    assert "options" not in policies
 
 
 def test_report_and_export_name_their_run_and_files() -> None:

@@ -56,8 +56,16 @@ def same(one: LabResult, other: LabResult) -> bool:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"heads": ()}, {"captures": True}, {"text": "old", "bos": False}, {"ablation": "mean", "seed": 3}],
-    ids=["ablated", "no heads", "captures", "one token, no loss", "mean, with a note"],
+    [
+        {},
+        {"heads": ()},
+        {"captures": True},
+        {"text": "old", "bos": False},
+        {"ablation": "mean", "seed": 3},
+        {"ablation": "act", "captures": True},
+        {"policy": "duo", "kept": 2, "captures": True},
+    ],
+    ids=["ablated", "no heads", "captures", "one token, no loss", "mean, with a note", "calibrated", "policy"],
 )
 def test_what_is_read_is_what_was_written(desk: Desk, tmp_path: Path, settings: dict[str, Any]) -> None:
     request, result = ask(desk, **settings)
@@ -66,6 +74,23 @@ def test_what_is_read_is_what_was_written(desk: Desk, tmp_path: Path, settings: 
     assert same(pinned.result, result)
     assert not same(pinned.result, replace(result, seconds=-1.0))
     assert not pinned.result.clean.logits.flags.writeable
+
+
+def test_an_answer_of_before_there_were_policies_still_loads(desk: Desk, tmp_path: Path) -> None:
+    request, result = ask(desk)
+    folder = save_lab(request, result, root=tmp_path)
+    path, manifest = folder / "records" / "lab.json", folder / MANIFEST
+    record = json.loads(path.read_text())
+    for name in ("policy", "kept"):
+        del record["request"]["settings"][name]
+    del record["result"]["cost"]
+    path.write_text(json.dumps(record))
+    data = json.loads(manifest.read_text())
+    data["files"]["records/lab.json"] = record_of(path).model_dump()
+    manifest.write_text(json.dumps(data))
+    pinned = load_lab(Run.open(folder))
+    assert pinned.request == request
+    assert same(pinned.result, result)
 
 
 def test_the_run_says_where_it_came_from(desk: Desk, tmp_path: Path) -> None:
@@ -136,8 +161,10 @@ def invoke(*words: str) -> tuple[int, str, str]:
         {"token_a": " old", "token_b": "-x", "position": -3, "text": 'a "quoted"\ntext -- with = signs'},
         {"ablation": "resample", "seed": 4, "captures": True, "bos": False},
         {"heads": ()},
+        {"heads": (), "policy": "top-keys", "kept": 9},
+        {"ablation": "act"},
     ],
-    ids=["odd text", "all options", "none"],
+    ids=["odd text", "all options", "none", "policy", "calibrated"],
 )
 def test_the_command_line_of_a_pin_asks_the_same(monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]) -> None:
     request = LabRequest(**{"choice": CHOICE, "text": TEXT, "heads": ("L0H0",), "random_sets": 2, **settings})
@@ -166,13 +193,27 @@ def test_the_command_keeps_the_answer_of_the_model_process(desk: Desk, tmp_path:
         (("--text", "a", "--heads", "foo"), "'foo' is not a head"),
         (("--text", "a", "--heads", "L9H9"), "has no head L9H9: it has 2 layers x 4 heads"),
         (("--text", "a", "--ablation", "none"), "'uniform', 'to_bos' or 'act'"),
+        (("--text", "a", "--policy", "streming"), "Did you mean 'streaming'"),
+        (("--text", "a", "--policy", "streaming", "--kept", "0"), "greater than or equal to 1"),
         (("--text", "a " * 5000), "tokens;"),
         (("--text", "a", "--a", "two words"), "name exactly one token"),
         (("--text", "a", "--position", "40"), "position 40 is outside the text"),
         (("--text", "a", "--random", "21"), "less than or equal to 20"),
         ((), "--text"),
     ],
-    ids=["empty text", "no head", "missing head", "ablation", "long", "two tokens", "position", "sets", "no text"],
+    ids=[
+        "empty text",
+        "no head",
+        "missing head",
+        "ablation",
+        "policy",
+        "kept",
+        "long",
+        "two tokens",
+        "position",
+        "sets",
+        "no text",
+    ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     code, out, err = invoke("lab", "planted:induction", *words, "--out", str(tmp_path))

@@ -11,10 +11,21 @@ from app.figures.attribution import attribution_figure
 from app.figures.lens import lens_figure
 from app.figures.random_sets import random_sets_figure
 from app.live.requests import LabRequest, ModelChoice
-from app.live.results import Attribution, LabResult, Lens, ModelFacts, NamedToken, Outcome, RandomSet, Refusal
+from app.live.results import (
+    Attribution,
+    LabResult,
+    Lens,
+    ModelFacts,
+    NamedToken,
+    Outcome,
+    PolicyCost,
+    RandomSet,
+    Refusal,
+)
 from app.views.lab import LabView, intervention, token_losses, token_table
 from app.views.lab_effect import effect_table, effects
 from app.views.lab_parts import attribution_sentence, attribution_table, lens_table, strongest_head
+from app.views.lab_words import ABLATIONS, random_words, refusal_of_captures
 from app.views.next_tokens import next_token_table, next_tokens, probabilities
 from app.views.table import table_csv
 from headscope.captures import TokenText
@@ -173,3 +184,50 @@ def test_every_result_says_which_ablation_was_used_and_on_what() -> None:
     assert LabView(REQUEST, answer()).source.startswith(
         "LIVE, NOT SAVED · made-up (000000000000) · one text of 3 tokens"
     )
+
+
+def asked(**changes: object) -> LabRequest:
+    return LabRequest.parse({**REQUEST.model_dump(), **changes})
+
+
+def test_what_was_done_is_called_what_it_was() -> None:
+    act = asked(ablation="act")
+    assert intervention(LabView(act, answer())) == (
+        f"Calibrated at every position (ACT: {ABLATIONS['act'][1]}): L0H1, L1H0."
+    )
+    cost = PolicyCost(0, 512.0, 2048.0, 0.5)
+    said = intervention(LabView(asked(policy="streaming", kept=10, ablation="to_bos"), answer(cost=cost)))
+    assert said.startswith("Under StreamingLLM from the first token on: every head keeps")
+    assert "(sink 4, recent 6, positions cache). Ablated besides (to_bos: " in said
+    assert said.endswith("keeps 25.0% of the full one (0.5 KiB of 2.0 KiB), and rows attend to 50.0% of the keys.")
+    late = intervention(LabView(asked(policy="tova"), answer(cost=PolicyCost(2, 1.0, 2.0, 0.5))))
+    assert late.startswith("Under Newest row's attention (TOVA) from position 2 on, the text before it read in full: ")
+    whole = PolicyCost(0, 1.0, 2.0, 0.5, ("L0H0", "L0H1"))
+    kept = intervention(LabView(asked(policy="duo"), answer(cost=whole)))
+    assert "Heads that keep everything, with all that share their keys: L0H0, L0H1." in kept
+    assert "blated" not in kept
+    alone = intervention(LabView(asked(policy="duo", heads=()), answer(cost=cost)))
+    assert "No head is ticked, so all are cut." in alone
+
+
+def test_tables_and_figures_name_the_changed_run() -> None:
+    for changes, name in (({"ablation": "act"}, "calibrated"), ({"policy": "streaming"}, "under the policy")):
+        view = LabView(asked(**changes), answer())
+        assert effect_table(view).records()[1]["run"] == name
+        assert [column.title for column in token_table(view).columns][4] == f"Loss, {name}"
+        assert [column.title for column in next_token_table(view, 1.0).columns][5] == f"Rank, {name}"
+        traces = [trace.name for trace in random_sets_figure(effects(view)).data if trace.showlegend]
+        assert traces == ["random sets", "untouched", name]
+    assert random_words(asked(ablation="act")).endswith("of the same layers, calibrated the same way")
+    assert random_words(asked(policy="h2o")).endswith("ablated the same way, under the same policy")
+    assert "keep everything instead" in random_words(asked(policy="duo"))
+
+
+def test_a_refused_policy_is_said_under_its_own_name() -> None:
+    refused = answer(
+        ablated=None, refusals=(Refusal("policy", "of a mask"), Refusal("captures of the run under the policy", "long"))
+    )
+    view = LabView(asked(policy="streaming"), refused)
+    assert intervention(view) == "Nothing was changed: of a mask"
+    assert refusal_of_captures(refused, changed=True) == "long"
+    assert refusal_of_captures(refused, changed=False) == ""

@@ -9,6 +9,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
+from circuits.policies.masks import Streaming
+from circuits.policies.policy import applied
 from headscope.attention import AttentionCall, tap
 from headscope.heads import Head
 from headscope.models.bridged import BridgedModel
@@ -50,6 +52,26 @@ def test_mass_on_a_span_is_a_mean_over_its_rows(measured: tuple[BridgedModel, di
         model.logits(torch.tensor([TOKENS]))
     for head, pattern in patterns.items():
         assert_allclose(found[head.layer][head.head], pattern[30:35, 25:28].sum(1).mean(), atol=2e-6, err_msg=str(head))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_masses_under_a_policy_are_of_its_pattern(tiny: Tiny, name: str) -> None:
+    model, found = tiny(name), dict[int, np.ndarray]()
+
+    def reader(call: AttentionCall) -> None:
+        found[call.layer] = span_mass(call, first_row=30, rows=[5], spans=[(25, 28)])[0].numpy()
+
+    with applied(model, Streaming(2, 6)):
+        captured = capture(model, TOKENS, name="t", title="t")
+        masses = measure_long_text(model, TOKENS)
+        with tap(model.plain, reader=reader):
+            model.logits(torch.tensor([TOKENS]))
+    for head in captured.heads:
+        pattern = captured.pattern(head).rows().astype(np.float64)
+        assert_allclose(masses.row_mass[head], pattern[-1], atol=2e-6)
+        assert masses.row_mass[head][2:-6].max() == 0
+        assert_allclose(masses.previous_mass[head], np.diagonal(pattern, -1).mean(), atol=2e-6)
+        assert_allclose(found[head.layer][head.head], pattern[30:35, 25:28].sum(1).mean(), atol=2e-6)
 
 
 def _sees(model: BridgedModel, head: Head, row: int, key: int) -> bool:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 import pytest
@@ -172,8 +172,10 @@ def test_an_export_answers_with_a_sentence(fetch: Callable[..., Any]) -> None:
         ({"a": "old keeper"}, "name exactly one token"),
         ({"a": "old", "b": "old"}, "A and B are both"),
         ({"position": 90}, "position 90 is outside the text"),
+        ({"policy": "streming"}, "Did you mean 'streaming'"),
+        ({"policy": "streaming", "ablation": "act"}, "both change where heads look"),
     ],
-    ids=["no head", "missing head", "long text", "model", "two tokens", "same tokens", "position"],
+    ids=["no head", "missing head", "long text", "model", "two tokens", "same tokens", "position", "policy", "both"],
 )
 def test_what_cannot_work_is_a_sentence(site: Site, changes: dict[str, Any], said: str) -> None:
     assert PAGE.prepare
@@ -206,6 +208,51 @@ def test_every_panel_shows_the_answer_and_names_its_source(site: Site) -> None:
     assert f"{less} of 3 random sets change it less." in said
     for kind in ("zero", "mean", "uniform"):
         assert f"({kind}: " in shown(site, "next", state(ablation=kind)).caption
+
+
+def test_a_policy_is_shown_pinned_and_put_into_the_address(site: Site, host: DeskHost) -> None:
+    asked = state(policy="streaming", kept=3, heads=(), random=0, captures=True, head="L1H0")
+    read, refused = LabState.read(dict(parse_qsl(asked.query())))
+    assert (read, refused) == (asked, ())
+    assert "policy=streaming&kept=3" in asked.query()
+    said = words(shown(site, "strip", asked).body)
+    assert "Under StreamingLLM from the first token on" in said
+    assert "The cache keeps" in said
+    content = shown(site, "ablated", asked)
+    assert content.table is not None
+    seen = [key for query, key, value in content.table.rows if query == 7 and value > 0]  # type: ignore[operator]
+    assert seen == [0, 1, 2, 3, 7]
+    assert "L1H0, run under the policy" in content.caption
+    assert "no random ones" in shown(site, "effect", asked).caption
+    live = ask(site, asked)
+    name = save_lab(live.request, live.result, root=site.root).name
+    host.asked.clear()
+    assert find_answer(View(site, "tab"), LabState(pinned=name)).pinned is not None
+    assert resolved(site, LabState(pinned=name)).policy == "streaming"
+    assert host.asked == []
+
+
+def test_calibrated_heads_are_called_so(site: Site) -> None:
+    asked = state(ablation="act", captures=True, head="L0H0")
+    assert "Calibrated at every position (ACT: " in words(shown(site, "strip", asked).body)
+    assert "Heads calibrated" in words(shown(site, "next", asked).body)
+    assert "This head is calibrated itself" in shown(site, "ablated", asked).caption
+    assert "calibrated the same way (n = 3" in shown(site, "effect", asked).caption
+
+
+def test_controls_follow_the_policy(site: Site) -> None:
+    app = create_app(site.settings, site=site)
+    app.server.testing = True
+    (output,) = (key for key in app.callback_map if "lab-kept-box.hidden" in key)
+    for policy, told in (
+        (None, [True, False, "Changed heads"]),
+        ("streaming", [False, False, "Changed heads"]),
+        ("duo", [False, True, "Heads that keep everything"]),
+        ("sigmoid", [True, False, "Changed heads"]),
+    ):
+        found = call(app.server.test_client(), output, [("lab-policy", "value", policy)], [])["response"]
+        parts = (("lab-kept-box", "hidden"), ("lab-ablation", "disabled"), ("lab-heads", "label"))
+        assert [found[name][prop] for name, prop in parts] == told
 
 
 def test_attention_is_read_only_on_request_and_of_the_chosen_head(site: Site, planted: Planted) -> None:
@@ -283,8 +330,6 @@ def test_a_pin_made_on_another_device_is_still_its_own_question(site: Site, host
 
 def test_the_address_survives_odd_text(site: Site) -> None:
     given = state(text='a,b\n<s>"&=#+ é ', a=" x", heads=("L0H0", "L1H1"), captures=True, position=3)
-    from urllib.parse import parse_qsl
-
     read, refused = LabState.read(dict(parse_qsl(given.query(), keep_blank_values=True)))
     assert (read, refused) == (given, ())
     assert resolved(site, given) == given

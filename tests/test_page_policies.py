@@ -69,6 +69,9 @@ def test_the_picture_the_table_and_the_csv_have_the_same_numbers(site: Site, fol
     drawn = by_name["StreamingLLM"]
     rows = [row for row in records(content) if row["curve"] == "StreamingLLM"]
     assert [(row["keys_share"], row["value"]) for row in rows] == list(zip(drawn.x, drawn.y, strict=True))
+    ring = by_name["no other is better and as small"]
+    front = [(row["keys_share"], row["value"]) for row in records(content) if row["on_front"]]
+    assert list(zip(ring.x, ring.y, strict=True)) == front == [(0.25, 1.0)]
     client = create_app(site.settings, site=site).server.test_client()
     text = client.get(f"/data/policies/pareto.csv?run={folder.name}&axis=keys").get_data(as_text=True)
     told = [row for row in csv.DictReader(StringIO(text)) if row["curve"] == "StreamingLLM"]

@@ -16,7 +16,8 @@ from app.figures.policies import assignment_figure, pareto_figure
 from app.report.build import render_report
 from app.report.policy_sections import policy_sections
 from app.views.boards import board_tables
-from app.views.policies import AXES, PolicyRun, curve_key, load_outcomes, setting_text
+from app.views.policies import PolicyRun, load_outcomes
+from app.views.policy_points import AXES, curve_key, setting_text
 from app.views.policy_tables import arm_table, kind_table, point_table, verdict_table
 from app.views.policy_words import verdict
 from circuits.policies.results import Arm, Outcome

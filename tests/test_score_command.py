@@ -352,7 +352,11 @@ OPTIONS = {
     "inspect": "MODEL --prompt --file --stages --heads --long --seed --device --dtype --set --out --resume",
     "circuit": "MODEL --task --method --pairs --judged --option --seed --device --dtype --set --out --resume",
     "circuit-bench": "MODEL --tasks --method --seeds --examples --option --seed --device --dtype --set --out --resume",
-    "lab": "MODEL --text --heads --ablation --position --a --b --random --captures --bos --seed --device --dtype --out",
+    "calibrate": "MODEL --sets --shots --select --test --method --top --beta --draws --seeds --seed --device --dtype "
+    "--set --out --resume",
+    "policies": "MODEL --policies --tasks --lengths --examples --budgets --shares --rules --draws --gate-steps "
+    "--option --seed --device --dtype --set --out --resume",
+    "lab": "MODEL --text --heads --ablation --policy --kept --position --a --b --random --captures --bos --seed --device --dtype --out",
     "show": "RUN --probe/-p --top --by --root",
     "report": "RUN --out/-o --root",
     "export": "RUN --format/-f --out/-o --root",

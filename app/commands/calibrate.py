@@ -59,5 +59,9 @@ def calibrate(
     }
     from app.calibrate_config import CalibrateConfig
 
-    config = CalibrateConfig.parse(asked | settings_of(settings or []))
+    given = settings_of(settings or [])
+    for name in ("act", "selection"):  # what --set says of a part leaves the rest of it to its own options
+        if isinstance(given.get(name), dict):
+            given[name] = {**asked[name], **given[name]}
+    config = CalibrateConfig.parse(asked | given)
     typer.echo(start("app.calibrate_run:run_calibration", config, Path(out)))

@@ -1,4 +1,4 @@
-"""`headscope lab`: one text, some heads ablated, one prediction looked at; kept as a run."""
+"""`headscope lab`: one text, heads ablated or a policy put on, one prediction looked at; kept as a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ def lab(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="smollm2, planted:all, a folder, or OWNER/NAME.")],
     text: Annotated[str, typer.Option(metavar="TEXT", help="What the model reads.", show_default=False)],
     heads: Annotated[str, typer.Option(metavar="A,B", help="Heads to ablate, e.g. L3H11,L5H1 (default: none).")] = "",
-    ablation: Annotated[str, typer.Option(help="zero, mean, resample, uniform or to_bos.")] = "zero",
+    ablation: Annotated[
+        str, typer.Option(help="zero, mean, resample, uniform, to_bos, or act: calibrate the heads.")
+    ] = "zero",
+    policy: Annotated[
+        str, typer.Option(metavar="NAME", help="Read the text under a policy, e.g. streaming, duo (keeps the heads).")
+    ] = "",
+    kept: Annotated[int, typer.Option(min=1, help="Tokens that every head may keep or look at under it.")] = 64,
     position: Annotated[int, typer.Option(help="Position whose next token is predicted; negative: from the end.")] = -1,
     a: Annotated[
         str | None, typer.Option(metavar="TOKEN", help="Token A of the logit difference (default: the likeliest).")
@@ -35,7 +41,7 @@ def lab(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     out: Annotated[str, typer.Option(metavar="FOLDER", help="Folder that holds the runs.")] = str(DEFAULT_ROOT),
 ) -> None:
-    """Ablate heads of MODEL on one text and keep the answer as a run; its path is the last line printed."""
+    """Ablate heads of MODEL on one text, or put it under a policy; the answer is kept as a run, its path printed."""
     from app.live.requests import LabRequest
 
     request = LabRequest.parse(
@@ -45,6 +51,8 @@ def lab(
             "bos": bos,
             "heads": split("heads", heads),
             "ablation": ablation,
+            "policy": policy,
+            "kept": kept,
             "position": position,
             "token_a": a,
             "token_b": b,

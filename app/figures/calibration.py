@@ -126,7 +126,10 @@ def sink_bars_figure(rows: Sequence[ClassRow]) -> go.Figure:
         }  # fmt: skip
         mass = [float(row.mass[at]) for row in rows]
         counts = [float(row.counts[at]) for row in rows]
-        said = [f"{PLACES[place]}: {percent(a)} of attention, {fixed(b, 2)} sinks" for a, b in zip(mass, counts)]
+        said = [
+            f"{PLACES[place]}: {percent(a)} of attention, {fixed(b, 2)} sinks"
+            for a, b in zip(mass, counts, strict=True)
+        ]
         shared |= {"text": said, "textposition": "none", "hovertemplate": "%{y}<br>%{text}<extra></extra>"}
         figure.add_trace(go.Bar(x=mass, **shared))
         figure.add_trace(go.Bar(x=counts, xaxis="x2", yaxis="y2", showlegend=False, **shared))
@@ -134,8 +137,8 @@ def sink_bars_figure(rows: Sequence[ClassRow]) -> go.Figure:
     figure.update_layout(
         barmode="stack",
         bargap=0.3,
-        xaxis=axis("share of attention on sinks", domain=[0, 0.56], tickformat=".0%", rangemode="tozero"),
-        xaxis2=axis("sinks per prompt and head", domain=[0.62, 1], rangemode="tozero", anchor="y2"),
+        xaxis=axis("attention on sinks", domain=[0, 0.56], tickformat=".0%", rangemode="tozero"),
+        xaxis2=axis("number of sinks", domain=[0.62, 1], rangemode="tozero", anchor="y2"),
         yaxis=axis("", automargin=True, **shown),
         yaxis2={**axis("", **shown), "anchor": "x2", "showticklabels": False},
         legend={

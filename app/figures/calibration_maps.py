@@ -130,7 +130,8 @@ def _axes(shown: BeforeAfter, mark: str, domain: tuple[float, float]) -> dict[st
         "tickvals": places, "ticktext": texts, "tickfont": {"size": 10}, "gridcolor": GRID_COLOUR, "showgrid": False
     }  # fmt: skip
     return {
-        f"xaxis{mark}": axis("key", domain=domain, anchor=f"y{mark}", range=[-0.5, size - 0.5], tickangle=-90, **shared),
+        f"xaxis{mark}": axis("key", domain=domain, anchor=f"y{mark}", range=[-0.5, size - 0.5], tickangle=-90,
+                             **shared),
         f"yaxis{mark}": axis("query" if not mark else "", anchor=f"x{mark}", range=[size - 0.5, -0.5], automargin=True,
                              **{**shared, "showticklabels": not mark}),
     }  # fmt: skip

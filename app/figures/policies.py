@@ -13,8 +13,8 @@ from app.figures.head_map import colours_of
 from app.figures.outlines import outline_traces
 from app.figures.style import GRID_COLOUR, TEXT_COLOUR, axis, base_layout, escape, number_ticks
 from app.views.numbers import fixed, interval, percent, signed
-from app.views.policies import AXES, MEASURES, Axis, Measure, Point, curve_title
 from app.views.policy_heads import Assignment
+from app.views.policy_points import AXES, MEASURES, Axis, Measure, Point, curve_title
 from headscope.heads import Head
 
 _COLOURS = ("#2f7ec2", "#c9771b", "#6a51a3", "#3a8f5c", "#b04a6e", "#8c6d1f")
@@ -65,7 +65,7 @@ def pareto_figure(
     figure.update_layout(
         xaxis=axis(AXES[over], tickformat=".0%", range=[0, max([1.0, *(p.shares[over] for p in shown)]) + 0.03]),
         yaxis=axis(unit, automargin=True, **({"range": [-0.04, 1.05]} if measure != "loss" else {})),
-        legend={"orientation": "h", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom", "font": {"size": 11}},
+        legend={"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top", "font": {"size": 11}},
         showlegend=True,
     )
     return figure
@@ -144,7 +144,7 @@ def _ring(points: Sequence[Point], over: Axis) -> go.Scatter:
 
 
 def _roomy(names: int) -> dict[str, Any]:
-    """A layout with room for the legend below, two names beside each other."""
+    """A layout with room for the legend below, whether one name or three stand beside each other."""
     below = 70 + 19 * math.ceil(names / 2)
     layout = base_layout(height=340 + below, left=56)
     layout["margin"] |= {"t": 14, "b": below}

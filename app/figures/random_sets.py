@@ -1,4 +1,4 @@
-"""Where an ablation lies among random sets of as many heads: a line of points for each number."""
+"""Where a change lies among random sets of as many heads: a line of points for each number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def random_sets_figure(effects: Sequence[Effect]) -> go.Figure:
     """One line per number, each on its own scale: the untouched model, the heads asked for, every random set."""
     figure = make_subplots(rows=len(effects), cols=1, vertical_spacing=0.34 / max(len(effects) - 1, 1))
     for row, effect in enumerate(effects, 1):
-        for trace in (_random(effect), _one(effect, "untouched"), _one(effect, "ablated")):
+        for trace in (_random(effect), _one(effect, "untouched"), _one(effect, effect.changed)):
             trace.showlegend = row == 1 and (trace.name != _RANDOM or bool(effect.random))
             figure.add_trace(trace, row=row, col=1)
         figure.update_xaxes(**axis(f"{effect.title} ({effect.unit})", nticks=7), row=row, col=1)

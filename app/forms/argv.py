@@ -29,6 +29,16 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         "methods": "--method",
         **{name: f"--{name}" for name in ("tasks", "seeds", "examples", "seed", "device", "dtype")},
     },
+    "calibrate": {
+        "random_draws": "--draws",
+        **{name: f"--{name}" for name in ("sets", "shots", "select", "test", "seeds", "seed", "device", "dtype")},
+    },
+    "policies": {
+        "random_draws": "--draws",
+        "gate_steps": "--gate-steps",
+        **{name: f"--{name}" for name in ("policies", "tasks", "lengths", "examples", "budgets", "shares", "rules")},
+        **{name: f"--{name}" for name in ("seed", "device", "dtype")},
+    },
 }
 """The option that gives a setting, by command; all others are given by ``--set``."""
 

@@ -6,8 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from app.inspect_config import STAGES
+from app.live import policy_choice
 from circuits.methods import METHODS
+from circuits.policies.catalog import POLICIES
 from headscope.tasks.contrast_catalog import CONTRAST_TASKS
+from headscope.tasks.labelled_catalog import LABELLED
 
 PROBES = ("previous_token", "duplicate_token", "induction", "copying", "sink", "local", "entropy", "retrieval")
 HEAD_CLASSES = ("previous-token", "duplicate-token", "induction", "copying", "sink", "local", "retrieval")
@@ -38,10 +41,13 @@ OFFERED: Mapping[str, Choices] = {
     "probes": Choices(PROBES, free=True),
     "checks": Choices(HEAD_CLASSES),
     "ablation": Choices(ABLATIONS),
+    "policy": Choices(("full", *policy_choice.OFFERED)),
     "device": Choices(DEVICES, free=True),
     "dtype": Choices(DTYPES),
     "needles": Choices(NEEDLES),
     "task": Choices(tuple(CONTRAST_TASKS)),
     "tasks": Choices(tuple(CONTRAST_TASKS)),
     "methods": Choices(tuple(METHODS)),
+    "sets": Choices(tuple(LABELLED), free=True),
+    "policies": Choices(tuple(POLICIES)),
 }

@@ -10,10 +10,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from app.bench_config import BenchConfig
+from app.calibrate_config import CalibrateConfig
 from app.circuit_config import CircuitConfig
 from app.forms.argv import argv_of
 from app.inspect_config import InspectConfig
 from app.lab_run import LabSettings, lab_words
+from app.policies_config import PoliciesConfig
 from app.score_config import ScoreConfig
 from headscope.config import Config
 from headscope.errors import UnknownNameError
@@ -97,9 +99,21 @@ COMMANDS: tuple[CommandForm, ...] = (
         "circuit-bench", "Compare circuit methods", "Put circuit methods on one scoreboard, over seeds.", BenchConfig
     ),
     CommandForm(
+        "calibrate",
+        "Calibrate attention",
+        "Weaken attention sinks in chosen heads, and see whether it helps.",
+        CalibrateConfig,
+    ),
+    CommandForm(
+        "policies",
+        "Compare cache policies",
+        "Run a model under cache policies: bytes kept against accuracy.",
+        PoliciesConfig,
+    ),
+    CommandForm(
         "lab",
         "Prompt lab",
-        "Ablate heads on one text, and keep the answer as a run.",
+        "Ablate or calibrate heads on one text, or put it under a policy, and keep the answer as a run.",
         LabSettings,
         _argv_of_lab,
         can_resume=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -44,6 +45,14 @@ BASIC = frozenset(
         "judged",
         "seeds",
         "examples",
+        "sets",
+        "shots",
+        "select",
+        "test",
+        "policies",
+        "budgets",
+        "shares",
+        "rules",
     }
 )
 _KINDS: dict[str, Item] = {"integer": "int", "number": "float", "string": "text"}
@@ -114,7 +123,7 @@ def _field(config_class: type[Config], name: str, schema: dict[str, Any], help: 
     info = config_class.model_fields[name]
     entry, optional = _resolve(schema["properties"][name], schema)
     items = _resolve(entry.get("items", {}), schema)[0] if entry.get("type") == "array" else entry
-    own = Choices(tuple(schema["properties"][name].get("enum", ())))  # written in the class itself
+    own = Choices(tuple(_own_enum(schema["properties"][name])))
     offered = (own if own.names else OFFERED.get(name)) or Choices(tuple(items.get("enum", ())))
     kind = _kind(entry, offered)
     if kind is None:
@@ -135,6 +144,11 @@ def _field(config_class: type[Config], name: str, schema: dict[str, Any], help: 
         free=offered.free,
         group="basic" if info.is_required() or name in BASIC else "advanced",
     )
+
+
+def _own_enum(entry: dict[str, Any]) -> Sequence[str]:
+    """Values that the class itself names, for the setting or for each of its items."""
+    return entry.get("enum") or entry.get("items", {}).get("enum") or ()
 
 
 def _kind(entry: dict[str, Any], offered: Choices) -> Kind | None:

@@ -29,7 +29,6 @@ from probes.logit_lens import logit_lens
 T = TypeVar("T")
 _SHOWN, _LENS = 50, 5
 _NOTEWORTHY_GAP = 1e-2  # logits
-_CALLED = {"ablation": "ablated run", "calibration": "calibrated run", "policy": "run under the policy"}
 
 
 @dataclass
@@ -127,7 +126,7 @@ def _changed(lab: _Lab, a: NamedToken, b: NamedToken) -> tuple[Ran | None, float
         return None, None, ()
     sets, notes = draw_for(lab.model, lab.request)
     lab.reservations += notes
-    lab.tell(_CALLED[change], 0, 1)
+    lab.tell(lab.request.changed_run, 0, 1)
     changing = lab.attempt(change, lambda: ablated_runs.prepare(lab.clean, lab.request))
     ran = None if changing is None else lab.attempt(change, lambda: changing.run(lab.heads))
     if changing is None or ran is None:
@@ -158,7 +157,7 @@ def _captures(lab: _Lab) -> tuple[CapturedText | None, CapturedText | None]:
     clean, change = lab.attempt("captures", lab.clean.captures), lab.request.change
     if clean is None or not change or lab.clean.run is None:
         return clean, None
-    part = f"captures of the {_CALLED[change]}"
+    part = f"captures of the {lab.request.changed_run}"
     return clean, lab.attempt(part, lambda: ablated_runs.prepare(lab.clean, lab.request).captures(lab.heads))
 
 

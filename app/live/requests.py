@@ -131,6 +131,11 @@ class LabRequest(TextRequest):
             return ""
         return "calibration" if self.ablation == "act" else "ablation"
 
+    @property
+    def changed_run(self) -> str:
+        """What the second run is called."""
+        return {"calibration": "calibrated run", "policy": "run under the policy"}.get(self.change, "ablated run")
+
 
 class CaptureRequest(TextRequest):
     """Queries and keys of one text: of the heads named (beyond 512 tokens at most 16), else of all (up to 512)."""

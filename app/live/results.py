@@ -110,7 +110,7 @@ class PolicyCost:
 
     @property
     def share_kept(self) -> float:
-        """Of the full cache, 0 to 1 and a little above where a policy adds columns."""
+        """Of the full cache; above 1 where a policy keeps more than keys and values, such as bounds of pages."""
         return self.kv_bytes / self.full_kv_bytes
 
 

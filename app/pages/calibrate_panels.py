@@ -1,4 +1,4 @@
-"""The panels about a calibrate run: did it help, where sinks sit, which heads were chosen, attention before and after."""
+"""The panels about a calibrate run: did it help, where sinks sit, which heads were chosen, one before and after."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def change(found: CalibrationRun, name: str) -> Content:
     means = None if name else means_over_sets(found)
     return Content(
         change_figure({one: found.effects(one) for one in shown}, means),
-        table=tables.effect_table(found),
+        table=tables.effect_table(found, name),
         summary=f"Change of accuracy on each data set, arm by arm. {overall(found)}",
         caption=f"Bars: 95 % bootstrap over items; ticks: single random draws. Right of the line is better. {ALIKE}",
         source=source_line(found.run),
@@ -138,12 +138,13 @@ def change(found: CalibrationRun, name: str) -> Content:
 def arms(found: CalibrationRun, name: str) -> Content:
     if not found.sets:
         return empty(found.missing())
-    table = tables.effect_table(found)
+    table = tables.effect_table(found, name)
     made: Any = grid("policies-act-arms-table", table=table, height="420px")
     for column, one in zip(table.columns, made.columnDefs, strict=True):
         one |= {"wrapHeaderText": True, "autoHeaderHeight": True, "minWidth": _NARROW, "filter": False}
         one |= {"headerTooltip": column.meaning or column.title}
-    made.columnDefs[2] |= {"minWidth": 2 * _NARROW}
+    for place, wide in ((0, 1.4), (2, 2)):
+        made.columnDefs[place] |= {"minWidth": round(wide * _NARROW)}
     return Content(body=made, table=table, caption=f"{seeds_text(found)} {ALIKE}", source=source_line(found.run))
 
 
@@ -182,8 +183,9 @@ def pattern(found: CalibrationRun, name: str) -> Content:
         before_after_figure(shown),
         table=tables.pattern_table(found, shown),
         summary=f"Attention before and after calibration. {told}",
-        caption=f"{told} The head is the first that was chosen there. Colours follow the square root and end at "
-        f"{fixed(colour_top(shown))}, the largest weight off the first token.",
+        caption=f"{told} The head is the first that was chosen there; where none was, the one with most on its later "
+        f"sinks. Colours follow the square root and end at {fixed(colour_top(shown))}, the largest weight off the "
+        "first token.",
         source=source_line(found.run),
     )
 
@@ -226,8 +228,8 @@ PANELS = (
     _panel("short", "Calibration in short", short, has_figure=False, has_table=False),
     _panel(
         "change", "Did it help?", change,
-        help="ACT weakens attention sinks. Each arm is compared with the model as it is, item by item, on items that no "
-        "head was chosen on.",
+        help="ACT weakens attention sinks. Each arm is compared with the model as it is, item by item, on items that "
+        "no head was chosen on.",
     ),
     _panel("arms", "Results of every arm", arms, has_figure=False),
     _panel(

@@ -8,13 +8,12 @@ import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
 from dash.development.base_component import Component
 
-from app.forms.choices import MODELS
-from app.frame.choices import has_scores, run_select
 from app.frame.page import Page
 from app.frame.panels import TAB, panel_box
 from app.frame.words import link, notice_box
 from app.lab_run import save_lab
 from app.pages.lab_panels import ANSWER, PANELS
+from app.pages.lab_question import COMPARE, STOP, class_choices, question, register_policy
 from app.pages.lab_state import (
     LabState,
     class_members,
@@ -26,11 +25,9 @@ from app.pages.lab_state import (
     score_run,
 )
 from app.site import Site, View, current_site
-from app.views.lab import ABLATIONS
 from headscope.errors import HeadscopeError
 
-_SHADES = (("clean", "Loss"), ("ablated", "Loss, ablated"), ("change", "Change"))
-_COMPARE, _STOP = "Compare with the same number of random heads", "Stop comparing with random heads"
+_SHADES = (("clean", "Loss"), ("ablated", "Loss, changed"), ("change", "Change"))
 
 
 def _layout(site: Site, state: LabState) -> list[Component]:
@@ -61,7 +58,7 @@ def _layout(site: Site, state: LabState) -> list[Component]:
     )
     return [
         *([warning] if stranger else []),
-        _question(site, state, members),
+        question(PAGE, site, state, members),
         html.Div(
             [
                 html.P(className="hs-live"),
@@ -81,55 +78,6 @@ def _with_control(box: html.Section, control: Component) -> html.Section:
     """The box of a panel with a control of its own below its heading."""
     cast("list[Any]", box.children).insert(1, control)
     return box
-
-
-def _question(site: Site, state: LabState, members: dict[str, list[str]]) -> html.Div:
-    kinds = [{"value": kind, "label": label} for kind, (label, _) in ABLATIONS.items()]
-    return html.Div(
-        [
-            dmc.Textarea(
-                id=PAGE.id("text"), label="Text", value=state.text, debounce=400, autosize=True, minRows=2, maxRows=8,
-                placeholder="When Mary and John went to the store, John gave a drink to", className="lab-text",
-                inputProps={"maxLength": 20_000},
-            ),
-            dmc.Autocomplete(
-                id=PAGE.id("model"), label="Model", value=state.model, data=list(MODELS), debounce=500, w=170,
-            ),
-            dmc.TextInput(
-                id=PAGE.id("a"), label="Token A", value=state.a, debounce=500, w=130, placeholder="likeliest",
-            ),
-            dmc.TextInput(
-                id=PAGE.id("b"), label="Token B", value=state.b, debounce=500, w=130, placeholder="likeliest other",
-            ),
-            dmc.Select(
-                id=PAGE.id("ablation"), label="Ablation", data=kinds, value=state.ablation, allowDeselect=False, w=270,
-            ),
-            html.Div(
-                dmc.Switch(id=PAGE.id("captures"), label="Read attention", checked=state.captures),
-                className="lab-switch",
-            ),
-            dmc.TextInput(
-                id=PAGE.id("head"), label="of head", value=state.head, debounce=400, w=90, placeholder="L5H1",
-                className="lab-attention",
-            ),
-            dmc.TagsInput(
-                id=PAGE.id("heads"), label="Ablated heads", value=list(state.heads), className="lab-heads",
-                splitChars=[",", " ", ";"], acceptValueOnBlur=True, clearable=True, placeholder="L5H1, L17H3 ...",
-            ),
-            run_select(PAGE, site, state.run, label="Classes of the run", suits=has_scores),
-            dmc.Select(
-                id=PAGE.id("group"), label="Strongest heads of", data=_groups(members), value=state.group or None,
-                clearable=True, placeholder="a class", w=200,
-            ),
-            dmc.NumberInput(id=PAGE.id("k"), label="how many", value=state.k, min=1, max=2_000, step=1, w=90),
-            html.Button(_STOP if state.random else _COMPARE, id="lab-compare", type="button", className="hs-button"),
-        ],
-        className="hs-controls lab-question",
-    )  # fmt: skip
-
-
-def _groups(members: dict[str, list[str]]) -> list[dict[str, str]]:
-    return [{"value": name, "label": f"{name} ({len(heads)})"} for name, heads in members.items()]
 
 
 def _shade(state: LabState) -> html.Div:
@@ -163,6 +111,7 @@ def _prepare(view: View, state: LabState) -> None:
 def _register(app: Dash, page: Page) -> None:
     _register_choice(app, page)
     _register_pin(app, page)
+    register_policy(app, page)
     app.clientside_callback(  # the position is of a text that is gone
         ClientsideFunction("headscope_lab", "edited"),
         Output(page.id("position"), "data", allow_duplicate=True),
@@ -214,7 +163,7 @@ def _register(app: Dash, page: Page) -> None:
 
     @app.callback(Output("lab-compare", "children"), Input(page.id("random"), "data"))
     def _(random: int | None) -> str:
-        return _STOP if random else _COMPARE
+        return STOP if random else COMPARE
 
 
 def _register_choice(app: Dash, page: Page) -> None:
@@ -230,7 +179,7 @@ def _register_choice(app: Dash, page: Page) -> None:
     def _(run: str | None, model: str | None) -> Any:
         site = current_site()
         chosen = score_run(site, run or "", model or site.settings.model)
-        return (no_update if chosen == (run or "") else chosen or None), _groups(class_members(site, chosen))
+        return (no_update if chosen == (run or "") else chosen or None), class_choices(class_members(site, chosen))
 
     @app.callback(
         Output(page.id("heads"), "value"),
@@ -306,7 +255,7 @@ PAGE = Page(
     name="lab",
     title="Prompt lab",
     path="/lab",
-    summary="A text of yours, heads you switch off, and what the model then predicts.",
+    summary="A text of yours, heads you switch off or calibrate, a cache you cut, and what the model then predicts.",
     state=LabState,
     layout=_layout,
     panels=PANELS,

@@ -15,11 +15,13 @@ from app.figures.pattern import pattern_figure
 from app.figures.random_sets import random_sets_figure
 from app.frame.page import Content, Panel, cannot, empty
 from app.frame.token_strip import token_strip
+from app.live.policy_choice import keeps_heads
 from app.pages.lab_state import NO_TEXT, QUESTION, LabState, find_answer, is_asking, resolved
 from app.site import View
-from app.views.lab import LabView, a_minus_b, intervention, refusal, token_losses, token_table, where
+from app.views.lab import LabView, a_minus_b, intervention, token_losses, token_table, where
 from app.views.lab_effect import Effect, effect_table, effects
 from app.views.lab_parts import attribution_sentence, attribution_table, lens_table, strongest_head
+from app.views.lab_words import CHANGED, CHANGES, random_words, refusal, refusal_of_captures, refusal_of_change
 from app.views.next_tokens import NextToken, next_token_table, next_tokens
 from app.views.numbers import fixed, signed
 from app.views.table import Column, Table
@@ -31,6 +33,7 @@ ANSWER = ("pinned", *QUESTION)
 """Fields that change what the panels show."""
 
 _ROWS = 15
+_HEADINGS = {"ablation": "Heads ablated", "calibration": "Heads calibrated", "policy": "Under the policy"}
 Build = Callable[[LabView, LabState], Content]
 
 
@@ -52,13 +55,14 @@ def _strip(view: LabView, state: LabState) -> Content:
     clean, ablated = token_losses(result)
     values, said = clean, "Colour: loss of each token in nats, untouched model; darkest is 0."
     if state.shade != "clean" and ablated is None:
-        said += " Nothing is ablated, so there is no other loss yet."
+        said += " Nothing is changed, so there is no other loss yet."
     elif state.shade == "ablated" and ablated is not None:
-        values, said = ablated, "Colour: loss of each token in nats, with the heads ablated; darkest is 0."
+        values, said = ablated, f"Colour: loss of each token in nats, {view.changed}; darkest is 0."
     elif state.shade == "change" and ablated is not None:
         values, said = (
             ablated - clean,
-            "Colour: change of each token's loss by the ablation in nats; purple is more, white 0.",
+            f"Colour: change of each token's loss by the {CHANGES[view.request.change]} in nats; purple is more, "
+            "white 0.",
         )
     strip = token_strip(
         "lab-tokens", result.text, values, chosen=result.position, unit="nats", target="lab-position", prop="data",
@@ -76,39 +80,44 @@ def _strip(view: LabView, state: LabState) -> Content:
 
 
 def _refusals(view: LabView) -> list[str]:
-    return [f"{one.part}: {one.reason}" for one in view.result.refusals if one.part != "ablation"]
+    return [f"{one.part}: {one.reason}" for one in view.result.refusals if one.part not in CHANGED]
 
 
 def _effect(view: LabView, _: LabState) -> Content:
     found = effects(view)
     if not found:
-        reason = refusal(view.result, "ablation")
+        reason = refusal_of_change(view.request, view.result)
         difference = f"{a_minus_b(view.result)} = {fixed(view.result.clean.logit_diff)} logits"
-        return cannot(reason) if reason else empty(f"Untouched: {difference}. Tick heads to ablate and see the change.")
+        return (
+            cannot(reason)
+            if reason
+            else empty(f"Untouched: {difference}. Tick heads or choose a policy and see the change.")
+        )
     first = found[0]
     shared = f"{a_minus_b(view.result)}: {fixed(first.clean)} → {fixed(first.ablated)} ({signed(first.change)})."
-    sets = view.request.random_sets
     said = f"{shared} {first.sentence}".strip()
     return Content(
         random_sets_figure(found) if first.random else None,
         body=[html.P(said, className="hs-finding"), _effect_rows(found)],
         table=effect_table(view),
-        summary=f"The ablation among random sets: {said}",
-        caption=f"{intervention(view)} "
-        + (
-            f"A random set: as many heads of the same layers, ablated the same way (n = {len(first.random)}, seed "
-            f"{view.request.seed})."
-            if sets
-            else "Compare with random heads before you read anything into these numbers."
-        ),
+        summary=f"The {CHANGES[view.request.change]} among random sets: {said}",
+        caption=f"{intervention(view)} " + _about_random(view, first),
     )
+
+
+def _about_random(view: LabView, first: Effect) -> str:
+    if not view.request.heads:
+        return "No head is ticked, so there are no random ones to compare with."
+    if not view.request.random_sets:
+        return "Compare with random heads before you read anything into these numbers."
+    return f"A random set: {random_words(view.request)} (n = {len(first.random)}, seed {view.request.seed})."
 
 
 _SHORT = {"logit_diff": "A minus B", "kl": "KL", "loss": "loss"}
 
 
 def _effect_rows(found: tuple[Effect, ...]) -> html.Table:
-    titles = ("", "untouched", "ablated", "change", "smaller with random")
+    titles = ("", "untouched", found[0].changed, "change", "smaller with random")
     head = html.Tr([html.Th(text, scope="col", className="hs-number lab-wrap" if text else "") for text in titles])
     rows = [
         html.Tr(
@@ -134,7 +143,7 @@ def _next(view: LabView, state: LabState) -> Content:
     tables: list[Any] = [clean]
     if view.result.ablated is not None:
         best = sorted(found, key=lambda one: one.rank_ablated)[:_ROWS]
-        tables.append(html.Div([html.H3("Heads ablated"), _next_rows(best, ablated=True)]))
+        tables.append(html.Div([html.H3(_HEADINGS[view.request.change]), _next_rows(best, ablated=True)]))
     return Content(
         body=html.Div(tables, className="lab-pair"),
         table=next_token_table(view, state.temperature),
@@ -212,6 +221,7 @@ def _pattern(which: Literal["clean", "ablated"]) -> Build:
             facts = result.facts
             return cannot(f"{result.model} has {facts.n_layers} layers of {facts.n_heads} heads: there is no {head}.")
         values = found.pattern(head).rows()
+        called = "clean run" if which == "clean" else view.request.changed_run
         return Content(
             pattern_figure(
                 values,
@@ -219,9 +229,9 @@ def _pattern(which: Literal["clean", "ablated"]) -> Build:
                 height=500,
                 zmax=_top(result.captured_clean, result.captured_ablated, head),
             ),
-            table=_pattern_table(view, values, f"Attention of {head}, {which}"),
-            summary=f"Attention of {head} in the {which} run: {_looks(view, values)}",
-            caption=f"{head}, {which} run: {_looks(view, values)} Both maps share one colour range. "
+            table=_pattern_table(view, values, f"Attention of {head}, {called}"),
+            summary=f"Attention of {head}, {called}: {_looks(view, values)}",
+            caption=f"{head}, {called}: {_looks(view, values)} Both maps share one colour range. "
             f"{_inside(view, head, which)}",
         )
 
@@ -230,20 +240,28 @@ def _pattern(which: Literal["clean", "ablated"]) -> Build:
 
 def _no_pattern(view: LabView, which: str) -> Content:
     result = view.result
-    reason = refusal(result, "captures") or (
-        refusal(result, "captures of the ablated run") if which == "ablated" else ""
-    )
+    reason = refusal_of_captures(result, changed=which == "ablated")
     if reason:
         return cannot(reason)
     if which == "ablated" and result.captured_clean is not None:
-        return empty("Tick heads to ablate to see how the attention of later heads changes.")
+        return empty("Tick heads or choose a policy to see how attention changes.")
     return empty("Switch on Read attention above.")
 
 
 def _inside(view: LabView, head: Head, which: str) -> str:
-    if which == "clean" or str(head) not in view.request.heads:
+    request = view.request
+    if which == "clean":
         return ""
-    return "This head is ablated itself: what is drawn is where it would look; it is not what its output is made of."
+    said = list[str]()
+    if request.policy:
+        said.append("Drawn as the policy weighs the tokens; a row need not sum to 1.")
+    if str(head) in request.heads and request.change == "calibration":
+        said.append("This head is calibrated itself: what is drawn is its calibrated attention.")
+    elif str(head) in request.heads and not keeps_heads(request.policy):
+        said.append(
+            "This head is ablated itself: what is drawn is where it would look; it is not what its output is made of."
+        )
+    return " ".join(said)
 
 
 def _top(clean: CapturedText | None, ablated: CapturedText | None, head: Head) -> float:
@@ -265,7 +283,7 @@ def _pattern_table(view: LabView, values: np.ndarray, title: str) -> Table:
 
 PANELS: tuple[Panel, ...] = (
     _live("strip", "Text", _strip, uses=("shade",), has_figure=False),
-    _live("effect", "What the ablation does", _effect),
+    _live("effect", "What the change does", _effect),
     _live("next", "Next token", _next, uses=("temperature",), has_figure=False),
     _live(
         "attribution", "Direct logit attribution", _attribution,
@@ -273,5 +291,5 @@ PANELS: tuple[Panel, ...] = (
     ),
     _live("lens", "Logit lens", _lens, help="What the model would predict if it stopped at each layer."),
     _live("clean", "Attention, untouched", _pattern("clean"), uses=("head",)),
-    _live("ablated", "Attention, heads ablated", _pattern("ablated"), uses=("head",)),
+    _live("ablated", "Attention, changed", _pattern("ablated"), uses=("head",)),
 )  # fmt: skip

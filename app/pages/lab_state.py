@@ -18,7 +18,9 @@ from app.views.lab import LabView
 from headscope.errors import HeadscopeError
 
 MOST_SETS = 20
-QUESTION = ("model", "text", "heads", "ablation", "position", "a", "b", "random", "seed", "captures")
+QUESTION = (
+    "model", "text", "heads", "ablation", "policy", "kept", "position", "a", "b", "random", "seed", "captures",
+)  # fmt: skip
 """Fields that change the answer."""
 
 
@@ -31,6 +33,8 @@ class LabState(PageState):
         text: what it reads.
         heads: labels of the ablated heads.
         ablation: what takes the place of their output.
+        policy: policy that the text is read under; empty means none.
+        kept: tokens that every head may keep or look at under it.
         position: position whose next token is predicted; negative from the end.
         a: token A; empty means the likeliest.
         b: token B; empty means the likeliest other.
@@ -50,6 +54,8 @@ class LabState(PageState):
     text: str = Field(default="", max_length=20_000)
     heads: tuple[str, ...] = Field(default=(), max_length=2_000)
     ablation: AblationKind = "zero"
+    policy: str = Field(default="", max_length=40)
+    kept: int = Field(default=64, ge=1, le=4_096)
     position: int = Field(default=-1, ge=-4_096, lt=4_096)
     a: str = Field(default="", max_length=200)
     b: str = Field(default="", max_length=200)
@@ -76,6 +82,8 @@ def lab_request(state: LabState, default_model: str) -> LabRequest:
             "text": state.text,
             "heads": [label for label in state.heads if label.strip()],
             "ablation": state.ablation,
+            "policy": state.policy,
+            "kept": state.kept,
             "position": state.position,
             "token_a": state.a or None,
             "token_b": state.b or None,
@@ -93,6 +101,8 @@ def question_of(request: LabRequest) -> dict[str, Any]:
         "text": request.text,
         "heads": request.heads,
         "ablation": request.ablation,
+        "policy": request.policy,
+        "kept": request.kept,
         "position": request.position,
         "a": request.token_a or "",
         "b": request.token_b or "",

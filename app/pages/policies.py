@@ -76,8 +76,9 @@ def _layout(site: Site, state: PoliciesState) -> list[Component]:
         panel_box(PAGE, "short", tall=60),
         panel_box(PAGE, "pareto", tall=560),
         html.Div(panel_box(PAGE, "smallest"), className="hs-seven"),
-        html.Div([heads, panel_box(PAGE, "kinds")], className="hs-five hs-stack"),
+        html.Div(heads, className="hs-five"),
         panel_box(PAGE, "arms", tall=480),
+        panel_box(PAGE, "kinds", tall=240),
     ]
     return [
         _controls(site, state, found),

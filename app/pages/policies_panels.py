@@ -9,11 +9,12 @@ from dash import html
 from app.figures.policies import assignment_figure, pareto_figure
 from app.frame.exports import grid
 from app.frame.page import Content, empty
-from app.pages.policies_state import Chosen, PoliciesState, choose, chosen_arm
+from app.pages.policies_state import Chosen, PoliciesState, choose, chosen_arm, judged_run
 from app.site import View
 from app.views.numbers import fixed, interval, percent
-from app.views.policies import AXES, MEASURES, Axis, Verdict
+from app.views.policies import Verdict
 from app.views.policy_heads import assignment_table
+from app.views.policy_points import AXES, MEASURES, Axis
 from app.views.policy_tables import (
     COUNTED,
     LEAST,
@@ -27,7 +28,7 @@ from app.views.policy_tables import (
 )
 from app.views.policy_words import assignment_text, regime_text, verdict
 from app.views.source import source_line
-from app.views.table import Table
+from app.views.table import Cell, Table
 from app.views.tables import incomplete_banner
 
 _AXIS_NOTES: dict[Axis, str] = {
@@ -36,7 +37,7 @@ _AXIS_NOTES: dict[Axis, str] = {
     "flops": "Operations of attention, choosing keys included, over the rows on which a policy acts.",
 }
 _LEAST: dict[Axis, str] = {"bytes": "Bytes kept", "keys": "Keys attended", "flops": "Operations"}
-_NARROW, _WIDE = 88, 300
+_NARROW, _WIDE = 106, 300
 
 
 def source_of(chosen: Chosen) -> str:
@@ -110,20 +111,20 @@ def _verdict_row(chosen: Chosen, one: Verdict, axis: Axis) -> html.Tr:
 
 
 def heads(view: View, state: PoliciesState) -> Content:
-    chosen = choose(view.site, state)
-    arm = chosen_arm(chosen.found, state)
+    found = judged_run(view.site, state)
+    arm = chosen_arm(found, state)
     if arm is None:
         return empty(
             "No policy of this run keeps some heads whole and cuts the others short. Such are duo, razor and lserve."
         )
-    assignment = chosen.found.assignment(arm)
+    assignment = found.assignment(arm)
     told = assignment_text(assignment)
     return Content(
         assignment_figure(assignment),
-        table=assignment_table(chosen.found.run, assignment),
+        table=assignment_table(found.run, assignment),
         summary=f"Key/value heads by layer. {told}",
         caption=told,
-        source=source_line(chosen.found.run, assignment.scores),
+        source=source_line(found.run, assignment.scores),
     )
 
 
@@ -141,23 +142,21 @@ def arms(view: View, state: PoliciesState) -> Content:
 
 
 def kinds(view: View, state: PoliciesState) -> Content:
-    chosen = choose(view.site, state)
-    table = kind_table(chosen.found)
-    parts = list[Any]()
-    for row in table.records():
-        note = f" Differs from its source: {row['note']}." if row["note"] else ""
-        parts.append(html.Dt([html.Strong(row["policy"]), html.Code(row["name"])]))
-        parts.append(
-            html.Dd(
-                [f"{_sentence(str(row['summary']))} {_sentence(str(row['family']))}{note} ", _source(row["source"])]
-            )
-        )
+    found = judged_run(view.site, state)
+    table = kind_table(found)
     return Content(
-        body=html.Dl(parts, className="policies-kinds"),
+        body=html.Dl([_kind(row) for row in table.records()], className="policies-kinds"),
         table=table,
         caption="All are run on the model as it is, without training it.",
-        source=source_line(chosen.found.run),
+        source=source_line(found.run),
     )
+
+
+def _kind(row: dict[str, Cell]) -> html.Div:
+    note = f" Differs from its source: {row['note']}." if row["note"] else ""
+    told = f"{_sentence(str(row['summary']))} {_sentence(str(row['family']))}{note} "
+    name = html.Dt([html.Strong(row["policy"]), html.Code(row["name"])])
+    return html.Div([name, html.Dd([told, _source(row["source"])])])
 
 
 def _source(source: object) -> html.Span:
@@ -175,5 +174,5 @@ def _grid(grid_id: str, table: Table) -> Any:
         found |= {"wrapHeaderText": True, "autoHeaderHeight": True, "minWidth": _NARROW, "filter": False}
         found |= {"headerTooltip": column.meaning or column.title}
     made.columnDefs[0] |= {"minWidth": _WIDE, "pinned": "left", "filter": True}
-    made.columnDefs[1] |= {"minWidth": 230}
+    made.columnDefs[1] |= {"minWidth": 250}
     return made

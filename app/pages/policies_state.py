@@ -10,7 +10,8 @@ from pydantic import Field
 from app.frame.page import Content, cannot, empty
 from app.frame.state import PageState
 from app.site import Site, View
-from app.views.policies import KIND, Axis, Point, PolicyRun
+from app.views.policies import KIND, PolicyRun
+from app.views.policy_points import Axis, Point
 from circuits.policies.results import Arm
 from headscope.errors import HeadscopeError, UnknownNameError, UnsupportedError
 from headscope.runs.index import RunSummary
@@ -96,12 +97,12 @@ def quietly(site: Site, run_id: str) -> PolicyRun | None:
         return None
 
 
-def choose(site: Site, state: PoliciesState) -> Chosen:
-    """What the state means.
+def judged_run(site: Site, state: PoliciesState) -> PolicyRun:
+    """The run of the state, with at least one task in it.
 
     Raises:
         NotYetError: if no task is in yet.
-        HeadscopeError: if the run has no such task, length or curve.
+        HeadscopeError: if it cannot be opened or is of another kind.
     """
     found = policy_run(site, state.run)
     if not found.tasks:
@@ -109,6 +110,17 @@ def choose(site: Site, state: PoliciesState) -> Chosen:
             "No policy of this run has been judged yet: it is unfinished or goes on. Where it was stopped, go on with "
             f"it: headscope policies --resume {found.run.manifest.id}"
         )
+    return found
+
+
+def choose(site: Site, state: PoliciesState) -> Chosen:
+    """What the state means.
+
+    Raises:
+        NotYetError: if no task is in yet.
+        HeadscopeError: if the run has no such task, length or curve.
+    """
+    found = judged_run(site, state)
     task = state.task or found.tasks[0]
     if task not in found.tasks:
         raise UnknownNameError.of("task of this run", task, found.tasks)

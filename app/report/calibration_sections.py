@@ -122,11 +122,12 @@ def _sinks(found: CalibrationRun) -> BoardSection:
 
 
 def _before_after(found: CalibrationRun) -> BoardSection:
-    """The head that changes most, of each data set."""
+    """The first chosen head of each data set."""
     blocks = list[FigureBlock]()
     for name, sinks in found.sinks.items():
         told = before_after_text(found, name)
-        caption = f"{told} Colours end at {colour_top(sinks.shown):.3f}, the largest weight off the first token."
+        top = f"{colour_top(sinks.shown):.3f}"
+        caption = f"{told} Colours follow the square root and end at {top}, the largest weight off the first token."
         figure = before_after_figure(sinks.shown)
         blocks.append(figure_block(figure, anchor=anchor("calibration", "pattern", name), label=told, caption=caption))
     return BoardSection("Attention before and after", figures=tuple(blocks), is_wide=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from app.figures.policies import assignment_figure, pareto_figure
 from app.report.blocks import FigureBlock, anchor, figure_block
 from app.report.boards import BoardSection
-from app.views.policies import FULL, MEASURES, RULES, Axis, PolicyRun
+from app.views.policies import PolicyRun
+from app.views.policy_points import FULL, MEASURES, RULES, Axis
 from app.views.policy_tables import COUNTED, family_text, points_text, title_text, verdict_text
 from app.views.policy_words import assignment_text, regime_text, verdict
 from app.views.tables import TextTable

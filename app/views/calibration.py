@@ -1,4 +1,4 @@
-"""A calibrate run as its pages read it: every trial, arms pooled over seeds, chosen heads, where sinks sit. No torch."""
+"""A calibrate run as its pages read it: every trial, arms pooled over seeds, where sinks sit; no torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from app.live.plain_data import named_arrays, unpack
 from app.views.calibration_arms import Effect, arm_effects
-from circuits.calibration.results import BeforeAfter, ClassSinks, Selection, SinkMap, TrialResult
+from circuits.calibration.results import ArmKind, BeforeAfter, ClassSinks, Selection, SinkMap, TrialResult
 from headscope.errors import RunError, UnknownNameError, UnsupportedError
 from headscope.runs.reading import Run
 from headscope.tasks.labelled_catalog import LABELLED, labelled_set
@@ -135,9 +135,9 @@ class CalibrationRun:
             self._effects[name, seed] = arm_effects(trials, seed=self.run.manifest.seed)
         return self._effects[name, seed]
 
-    def effect(self, name: str, kind: str) -> Effect | None:
-        """What the arms of one kind did, pooled over seeds; None where there is none."""
-        return next((one for one in self.effects(name) if one.kind == kind), None)
+    def by_kind(self, name: str) -> dict[ArmKind, Effect]:
+        """What the arms of each kind did, pooled over seeds."""
+        return {one.kind: one for one in self.effects(name)}
 
     def chance(self, name: str) -> float:
         """Accuracy of a guess."""

@@ -16,13 +16,13 @@ from headscope.statistics import Interval, bootstrap_scalar, mcnemar_p, permutat
 
 ARMS: dict[ArmKind, str] = {
     "baseline": "not calibrated",
-    "selected": "ACT on chosen heads",
+    "selected": "chosen heads",
     "random": "random heads",
-    "all": "all heads of the range",
-    "opposite": "opposite calibration",
+    "all": "all heads",
+    "opposite": "opposite",
 }
 CHANGED: tuple[ArmKind, ...] = ("selected", "random", "all", "opposite")
-Outcome = Literal["helps", "helps as random heads do", "harms", "unclear", "no heads"]
+Outcome = Literal["helps", "helps as random heads do", "harms", "harms as random heads do", "unclear", "no heads"]
 _LEVEL = 0.05
 
 
@@ -73,7 +73,7 @@ def arm_effects(trials: Sequence[TrialResult], *, seed: int) -> tuple[Effect, ..
         trials: of one data set.
         seed: of bootstrap intervals: those of one trial are the ones it was saved with.
     """
-    kinds = [kind for kind in ARMS if any(trial.of(kind) for trial in trials)]
+    kinds: list[ArmKind] = [kind for kind in ARMS if any(trial.of(kind) for trial in trials)]
     return tuple(_effect(trials, kind, seed) for kind in kinds)
 
 
@@ -88,26 +88,32 @@ def outcome_of(selected: Effect, random: Effect | None) -> Outcome:
     """What the numbers allow one to say.
 
     ``helps``: the interval of the change lies above 0, McNemar's p is below 0.05, and no random draw does as well.
-    ``harms``: the interval lies below 0 and p is below 0.05.
+    ``harms``: the same below 0. Where a draw does as well, or as badly: as random heads do.
     """
     if not any(selected.heads):
         return "no heads"
     if not selected.p_value < _LEVEL:
         return "unclear"
+    draws = random.draws if random is not None else ()
     if selected.change.low > 0:
-        beaten = random is not None and any(draw >= selected.net for draw in random.draws)
-        return "helps as random heads do" if beaten else "helps"
-    return "harms" if selected.change.high < 0 else "unclear"
+        return "helps as random heads do" if any(draw >= selected.net for draw in draws) else "helps"
+    if selected.change.high < 0:
+        return "harms as random heads do" if any(draw <= selected.net for draw in draws) else "harms"
+    return "unclear"
 
 
 def mean_change(changes: Sequence[Interval]) -> Interval:
     """Mean over data sets, each counted the same; the interval takes them for independent and nearly normal.
 
-    **Definition**: ``mean +- sqrt(sum of squared half widths) / number``.
+    **Definition**: each end is ``sqrt(sum over sets of (end - mean)^2) / number`` away from the mean; of one set it is
+    that set's own.
     """
     mean = float(np.mean([one.mean for one in changes]))
-    half = math.sqrt(sum(((one.high - one.low) / 2) ** 2 for one in changes)) / len(changes)
-    return Interval(mean, mean - half, mean + half)
+    down, up = (
+        math.sqrt(sum(apart**2 for apart in aparts)) / len(changes)
+        for aparts in ([one.mean - one.low for one in changes], [one.high - one.mean for one in changes])
+    )
+    return Interval(mean, mean - down, mean + up)
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:

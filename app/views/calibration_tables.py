@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from app.views.calibration import CalibrationRun
@@ -11,7 +9,7 @@ from app.views.calibration_arms import ARMS, Effect, p_among_random
 from app.views.calibration_heads import head_agreements, times_chosen
 from app.views.calibration_sinks import PLACES, class_rows, count_maps, mass_maps, sink_tokens
 from app.views.calibration_words import ALIKE, heads_text, overall, seeds_text, set_verdict, sinks_text
-from app.views.numbers import MISSING, fixed, interval, p_text, percent, signed
+from app.views.numbers import MISSING, NO_BREAK, fixed, interval, p_text, percent, signed
 from app.views.table import Cell, Column, Table
 from app.views.tables import TextTable
 from circuits.calibration.results import SINK_PLACES, BeforeAfter
@@ -46,10 +44,15 @@ _MEASURED = (
 )
 
 
-def effect_table(found: CalibrationRun) -> Table:
-    """A row per data set and arm, all seeds together, and behind them one per seed."""
+def effect_table(found: CalibrationRun, only: str = "") -> Table:
+    """A row per data set and arm, all seeds together, and behind them one per seed.
+
+    Args:
+        found: the run.
+        only: a data set; all if empty.
+    """
     rows = list[tuple[Cell, ...]]()
-    for name in found.sets:
+    for name in [name for name in found.sets if only in ("", name)]:
         seeds = found.seeds(name)
         for seed in (None, *(seeds if len(seeds) > 1 else ())):
             rows += _effect_rows(found, name, seed)
@@ -155,9 +158,7 @@ def pattern_table(found: CalibrationRun, shown: BeforeAfter) -> Table:
 
 def calibration_tables(found: CalibrationRun) -> list[TextTable]:
     """Every table of a calibrate run for the terminal, of the stages that are in."""
-    arms = arms_text(found)
-    verdicts = " ".join([overall(found), *(set_verdict(found, name) for name in found.sets)])
-    made = [replace(arms, note=f"{verdicts} {arms.note}")] if found.sets else []
+    made = [arms_text(found), verdicts_text(found)] if found.sets else []
     made += [agreement_text_table(found)] if len(head_agreements(found)) else []
     made += [classes_text(found), tokens_text(found)] if found.sinks else []
     return made
@@ -174,13 +175,20 @@ def arms_text(found: CalibrationRun) -> TextTable:
     return TextTable("Does calibration help?", columns, rows, frozenset(columns[2:8]), note)
 
 
+def verdicts_text(found: CalibrationRun) -> TextTable:
+    """A sentence or two per data set, and over all."""
+    rows = [(name, set_verdict(found, name).removeprefix(f"{name}: ")) for name in found.sets]
+    whole = [("all", overall(found))] if len(rows) > 1 else []
+    return TextTable("What came of it", ("data set", "verdict"), (*rows, *whole), frozenset())
+
+
 def _arm_cells(found: CalibrationRun, name: str, one: Effect) -> tuple[str, ...]:
     base = one.kind == "baseline"
     p = p_text(one.p_value)
-    random = found.effect(name, "random")
+    random = found.by_kind(name).get("random")
     if one.kind == "selected" and random is not None:
         p = f"{p}; {p_text(p_among_random(one, random))}"
-    ends = f"{len(one.draws)}: {signed(min(one.draws))} to {signed(max(one.draws))}" if one.draws else ""
+    ends = f"{signed(min(one.draws, default=0))} to {signed(max(one.draws, default=0))}"
     return (
         f"{name} (n = {one.n}, guess {fixed(found.chance(name), 2)})" if base else "",
         ARMS[one.kind],
@@ -190,7 +198,7 @@ def _arm_cells(found: CalibrationRun, name: str, one: Effect) -> tuple[str, ...]
         "" if base else interval(*one.change[1:]),
         "" if one.gained is None or base else f"{one.gained}/{one.lost}",
         "" if base or p == MISSING else p,
-        ends,
+        f"{len(one.draws)}: {ends}".replace(" ", NO_BREAK) if one.draws else "",
     )
 
 

@@ -17,14 +17,16 @@ from headscope.statistics import Interval
 SAID: dict[Outcome, str] = {
     "helps": "ACT helps here, and random heads do not do the same.",
     "helps as random heads do": "Accuracy rises, and so it does with random heads: which heads are chosen is not why.",
-    "harms": "ACT harms here.",
+    "harms": "ACT harms here, more than random heads do.",
+    "harms as random heads do": "Accuracy falls, and so it does with random heads.",
     "unclear": "No change that can be told from chance.",
     "no heads": "No head was chosen, so nothing changes.",
 }
 _IN_LIST: dict[Outcome, str] = {
     "helps": "helps and random heads do not",
     "helps as random heads do": "helps no more than random heads",
-    "harms": "harms",
+    "harms": "harms more than random heads",
+    "harms as random heads do": "harms no more than random heads",
     "unclear": "changes nothing that can be told from chance",
     "no heads": "chose no head",
 }
@@ -47,7 +49,7 @@ def heads_text(effect: Effect) -> str:
 
 def set_verdict(found: CalibrationRun, name: str) -> str:
     """What calibration did on one data set, beside random heads and the other controls."""
-    effects = {one.kind: one for one in found.effects(name)}
+    effects = found.by_kind(name)
     selected, base, random = effects["selected"], effects["baseline"], effects.get("random")
     outcome = outcome_of(selected, random)
     guess = f"{name}: accuracy {fixed(base.accuracy.mean)}, a guess {fixed(found.chance(name))}, n = {base.n}"
@@ -59,7 +61,7 @@ def set_verdict(found: CalibrationRun, name: str) -> str:
 
 def overall(found: CalibrationRun) -> str:
     """The verdict over all data sets of the run that are in."""
-    own = [(name, {one.kind: one for one in found.effects(name)}) for name in found.sets]
+    own = [(name, found.by_kind(name)) for name in found.sets]
     if not own:
         return ""
     counted = Counter(outcome_of(effects["selected"], effects.get("random")) for _, effects in own)
@@ -81,7 +83,7 @@ def means_over_sets(found: CalibrationRun) -> dict[ArmKind, Interval] | None:
     """Mean change over the data sets, by arm; None where there is only one."""
     if len(found.sets) < 2:
         return None
-    return _means([(name, {one.kind: one for one in found.effects(name)}) for name in found.sets])
+    return _means([(name, found.by_kind(name)) for name in found.sets])
 
 
 def settings_text(found: CalibrationRun) -> str:
@@ -166,8 +168,11 @@ def _others_text(effects: dict[ArmKind, Effect]) -> str:
 
 
 def _means(own: Sequence[tuple[str, Mapping[ArmKind, Effect]]]) -> dict[ArmKind, Interval]:
-    found = {kind: [effects[kind].change for _, effects in own if kind in effects] for kind in CHANGED}
-    return {kind: mean_change(changes) for kind, changes in found.items() if changes}
+    found = dict[ArmKind, Interval]()
+    for kind in CHANGED:
+        if changes := [effects[kind].change for _, effects in own if kind in effects]:
+            found[kind] = mean_change(changes)
+    return found
 
 
 def _corrected(own: list[tuple[str, dict[ArmKind, Effect]]]) -> str:

@@ -1,8 +1,7 @@
-"""A lab answer as plain data: what was done, the tokens, the next tokens, and the ablation among random sets."""
+"""A lab answer as plain data: what was done, the tokens and their loss."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +11,10 @@ from jaxtyping import Float
 from app.lab_run import PinnedLab
 from app.live.requests import LabRequest
 from app.live.results import LabResult
+from app.views.lab_words import CHANGED, what_was_done
 from app.views.source import source_line
 from app.views.table import Column, Table
 from app.views.tokens import visible
-
-ABLATIONS: Mapping[str, tuple[str, str]] = {
-    "zero": ("Zero: the head writes nothing", "its output z is set to 0"),
-    "mean": ("Mean: its average output", "its output z is replaced by its mean over passages of prose"),
-    "resample": ("Resample: output on another text", "its output z is replaced by its own on another passage of prose"),
-    "uniform": ("Uniform: attends alike to all", "it attends equally to every position it can see"),
-    "to_bos": ("To first: attends to position 0", "all its attention goes to position 0"),
-}
-"""What each kind of ablation is called in a list, and what it does to a head."""
-
-_SHOWN_HEADS = 12
 
 
 @dataclass(frozen=True)
@@ -41,6 +30,11 @@ class LabView:
     request: LabRequest
     result: LabResult
     pinned: PinnedLab | None = None
+
+    @property
+    def changed(self) -> str:
+        """What the second run is called: ablated, calibrated, under the policy."""
+        return CHANGED[self.request.change]
 
     @property
     def source(self) -> str:
@@ -69,22 +63,8 @@ class LabView:
 
 
 def intervention(view: LabView) -> str:
-    """What was done to which heads, in one sentence."""
-    heads = view.request.heads
-    if not heads:
-        return "No head is ablated: this is the untouched model."
-    reason = refusal(view.result, "ablation")
-    if reason:
-        return f"Nothing was ablated: {reason}"
-    shown = ", ".join(heads[:_SHOWN_HEADS])
-    more = f" and {len(heads) - _SHOWN_HEADS} more" if len(heads) > _SHOWN_HEADS else ""
-    kind = view.request.ablation
-    return f"Ablated at every position ({kind}: {ABLATIONS[kind][1]}): {shown}{more}."
-
-
-def refusal(result: LabResult, part: str) -> str:
-    """Why the model cannot do a part; empty if it can."""
-    return next((refused.reason for refused in result.refusals if refused.part == part), "")
+    """What was done to the model, in a sentence or a few."""
+    return what_was_done(view.request, view.result)
 
 
 def a_minus_b(result: LabResult) -> str:
@@ -99,20 +79,21 @@ def where(result: LabResult) -> str:
 
 
 def token_losses(result: LabResult) -> tuple[Float[np.ndarray, " pos"], Float[np.ndarray, " pos"] | None]:
-    """Loss of each token given those before it, clean and ablated, nats; NaN for the first, which nothing predicts."""
+    """Loss of each token given those before it, clean and changed, nats; NaN for the first, which nothing predicts."""
     first = np.full(1, np.nan, dtype=np.float32)
     clean = np.concatenate([first, result.clean.loss])
     return clean, None if result.ablated is None else np.concatenate([first, result.ablated.loss])
 
 
-_TOKENS = (
-    Column("position", "Position"),
-    Column("id", "Id"),
-    Column("token", "Token"),
-    Column("loss_clean", "Loss", 4, "nats; cross-entropy of this token given those before it, untouched model"),
-    Column("loss_ablated", "Loss, ablated", 4, "nats"),
-    Column("change", "Change", 4, "nats; ablated minus untouched"),
-)
+def _token_columns(changed: str) -> tuple[Column, ...]:
+    return (
+        Column("position", "Position"),
+        Column("id", "Id"),
+        Column("token", "Token"),
+        Column("loss_clean", "Loss", 4, "nats; cross-entropy of this token given those before it, untouched model"),
+        Column("loss_ablated", f"Loss, {changed}", 4, "nats"),
+        Column("change", "Change", 4, f"nats; {changed} minus untouched"),
+    )
 
 
 def token_table(view: LabView) -> Table:
@@ -129,4 +110,4 @@ def token_table(view: LabView) -> Table:
         )
         for place in range(len(text))
     )
-    return Table("Tokens of the text and their loss", _TOKENS, rows, view.meta)
+    return Table("Tokens of the text and their loss", _token_columns(view.changed), rows, view.meta)

@@ -1,4 +1,4 @@
-"""What an ablation did to one text, and where that lies among random sets of as many heads."""
+"""What a change of the model did to one text, and where that lies among random sets of as many heads."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from app.views.table import Column, Table
 
 @dataclass(frozen=True)
 class Effect:
-    """One number before and after the ablation.
+    """One number before and after the change.
 
     Attributes:
         name: short name.
         title: for people.
         unit: its unit.
         clean: of the untouched model.
-        ablated: with the heads ablated.
-        random: with each random set ablated.
+        ablated: of the changed run.
+        random: of each random set's.
+        changed: what the changed run is called.
     """
 
     name: str
@@ -27,10 +28,11 @@ class Effect:
     clean: float
     ablated: float
     random: tuple[float, ...]
+    changed: str = "ablated"
 
     @property
     def change(self) -> float:
-        """Ablated minus untouched."""
+        """Changed minus untouched."""
         return self.ablated - self.clean
 
     @property
@@ -46,20 +48,23 @@ class Effect:
 
 
 def effects(view: LabView) -> tuple[Effect, ...]:
-    """Logit difference and KL at the position, and the mean loss of the text; none without an ablated run."""
+    """Logit difference and KL at the position, and the mean loss of the text; none without a changed run."""
     result = view.result
     if result.ablated is None or result.kl is None:
         return ()
     sets = result.random_sets
     logit_diff = Effect(
         "logit_diff", "Logit of A minus B", "logits", result.clean.logit_diff, result.ablated.logit_diff,
-        tuple(one.logit_diff for one in sets),
+        tuple(one.logit_diff for one in sets), view.changed,
     )  # fmt: skip
-    kl = Effect("kl", "KL from the untouched model", "nats", 0.0, result.kl, tuple(one.kl for one in sets))
+    kl = Effect(
+        "kl", "KL from the untouched model", "nats", 0.0, result.kl, tuple(one.kl for one in sets), view.changed
+    )
     if result.n_tokens == 1:
         return logit_diff, kl
     clean, ablated = result.clean.mean_loss, result.ablated.mean_loss
-    return logit_diff, kl, Effect("loss", "Mean loss", "nats per token", clean, ablated, tuple(s.loss for s in sets))
+    random = tuple(one.loss for one in sets)
+    return logit_diff, kl, Effect("loss", "Mean loss", "nats per token", clean, ablated, random, view.changed)
 
 
 _COLUMNS = (
@@ -80,8 +85,8 @@ def effect_table(view: LabView) -> Table:
     if result.ablated is not None and result.kl is not None:
         after = result.ablated
         heads = " ".join(view.request.heads)
-        rows.append(("ablated", heads, after.logit_diff, after.logit_diff - base, result.kl, after.mean_loss))
+        rows.append((view.changed, heads, after.logit_diff, after.logit_diff - base, result.kl, after.mean_loss))
     for number, one in enumerate(result.random_sets, 1):
         change = one.logit_diff - base
         rows.append((f"random {number}", " ".join(one.heads), one.logit_diff, change, one.kl, one.loss))
-    return Table("Untouched, ablated, and random sets of as many heads", _COLUMNS, tuple(rows), view.meta)
+    return Table(f"Untouched, {view.changed}, and random sets of as many heads", _COLUMNS, tuple(rows), view.meta)

@@ -77,17 +77,18 @@ def _columns(
     return [(int(place[token]), float(p[token]), float(logits[token])) for token in ids]
 
 
-_COLUMNS = (
-    Column("id", "Id"),
-    Column("token", "Token"),
-    Column("rank_clean", "Rank"),
-    Column("p_clean", "p", 4, "probability at the temperature, untouched model"),
-    Column("logit_clean", "Logit", 3),
-    Column("rank_ablated", "Rank, ablated"),
-    Column("p_ablated", "p, ablated", 4, "probability at the temperature, heads ablated"),
-    Column("logit_ablated", "Logit, ablated", 3),
-    Column("change", "Change of p", 4, "ablated minus untouched"),
-)
+def _table_columns(changed: str) -> tuple[Column, ...]:
+    return (
+        Column("id", "Id"),
+        Column("token", "Token"),
+        Column("rank_clean", "Rank"),
+        Column("p_clean", "p", 4, "probability at the temperature, untouched model"),
+        Column("logit_clean", "Logit", 3),
+        Column("rank_ablated", f"Rank, {changed}"),
+        Column("p_ablated", f"p, {changed}", 4, f"probability at the temperature, {changed}"),
+        Column("logit_ablated", f"Logit, {changed}", 3),
+        Column("change", "Change of p", 4, f"{changed} minus untouched"),
+    )
 
 
 def next_token_table(view: LabView, temperature: float) -> Table:
@@ -97,4 +98,4 @@ def next_token_table(view: LabView, temperature: float) -> Table:
          one.change)
         for one in next_tokens(view.result, temperature)
     )  # fmt: skip
-    return Table("Next tokens", _COLUMNS, rows, {**view.meta, "temperature": temperature})
+    return Table("Next tokens", _table_columns(view.changed), rows, {**view.meta, "temperature": temperature})

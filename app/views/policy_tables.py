@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping
 
 from app.views.numbers import MISSING, fixed, interval, percent, signed
-from app.views.policies import AXES, FULL, MEASURES, REGIMES, Axis, Point, PolicyRun, Verdict, curve_title, policy_title
+from app.views.policies import PolicyRun, Verdict
+from app.views.policy_points import AXES, FULL, MEASURES, REGIMES, Axis, Point, curve_title, policy_title
 from app.views.table import Cell, Column, Table
 from app.views.tables import TextTable
 from circuits.policies.catalog import POLICIES, PolicyKind

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from app.views.numbers import fixed, percent
-from app.views.policies import FULL, MEASURES, REGIMES, RULES, Point, PolicyRun, Verdict, policy_title
+from app.views.policies import PolicyRun, Verdict
 from app.views.policy_heads import Assignment
+from app.views.policy_points import FULL, MEASURES, REGIMES, RULES, Point, policy_title
 from app.views.policy_tables import bar_text
 from circuits.policies.results import Arm
 

@@ -85,6 +85,25 @@ def test_ticked_heads_are_ablated_compared_and_removed(page: Page, lab: tuple[st
     expect(page.locator("#lab-strip-body")).to_contain_text("z is set to 0): L0H0.", timeout=LOAD_MS)
 
 
+def test_a_policy_brings_its_budget_and_is_kept_in_the_address(page: Page, lab: tuple[str, Site]) -> None:
+    open_lab(page, lab[0], text=TEXT)
+    expect_source(page, "next", "LIVE, NOT SAVED")
+    expect(page.locator("#lab-kept-box")).to_be_hidden()
+    page.locator("#lab-policy").click()
+    page.get_by_role("option", name="StreamingLLM").click()
+    expect(page.locator("#lab-strip-body")).to_contain_text("Under StreamingLLM", timeout=LOAD_MS)
+    expect(page.locator("#lab-kept-box")).to_be_visible()
+    page.locator("#lab-kept").fill("3")
+    expect(page.locator("#lab-strip-body")).to_contain_text("sink 4, recent 1", timeout=LOAD_MS)
+    assert "policy=streaming" in page.url
+    assert "kept=3" in page.url
+    page.locator("#lab-policy").click()
+    page.get_by_role("option", name="DuoAttention").click()
+    expect(page.locator("#lab-strip-body")).to_contain_text("No head is ticked, so all are cut", timeout=LOAD_MS)
+    expect(page.locator("#lab-ablation")).to_be_disabled()
+    expect(page.get_by_text("Heads that keep everything", exact=True)).to_be_visible()
+
+
 def test_a_bad_question_is_one_sentence(page: Page, lab: tuple[str, Site]) -> None:
     for wrong, said in (
         ({"heads": "L0H0,L99H3", "captures": 1}, "has no head L99H3"),

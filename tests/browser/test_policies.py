@@ -14,6 +14,7 @@ from headscope.heads import HeadScores
 from headscope.runs import ModelRecord
 from tests.test_policy_views import write_run
 
+pytestmark = pytest.mark.slow
 Serve = Callable[[Path], tuple[str, Any]]
 
 
@@ -56,7 +57,6 @@ def test_a_curve_can_be_drawn_alone(page: Page, address: str) -> None:
     page.wait_for_url("**curves=duo%2Frandom*")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1440), ("dark", 1024)], ids=["light-1440", "dark-1024"])
 def test_axe_finds_nothing_serious(
     address: str, new_context: Callable[..., BrowserContext], scheme: str, width: int
