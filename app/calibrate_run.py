@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from app.views.calibration import CLASSES, KIND, SINKS, Key, load_selection, slu
 from circuits.calibration.act import heads_by_layer, heads_in_range
 from circuits.calibration.head_selection import select_heads
 from circuits.calibration.judges import InContextJudge
-from circuits.calibration.results import Answers, TrialResult
+from circuits.calibration.results import Answers, TrialResult, count_tokens
 from circuits.calibration.sink_places import before_and_after, map_sinks, sinks_by_class
 from circuits.calibration.trial import arms_of, refuse_overlap, run_arm, summed_up
 from headscope.errors import RunError, TaskError, UnsupportedError
@@ -34,7 +34,7 @@ from probes.probe import Bench
 from probes.settings import ProbeConfig
 
 _PROBES = ("induction", "previous_token", "sink")
-_SHOWN_TOKENS = 96
+_SHOWN_TOKENS, _TOKENS_KEPT = 96, 300
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,8 @@ def _save_trial(
 
 def _save_sinks(writer: RunWriter, model: HookedModel, config: CalibrateConfig, steps: Steps) -> None:
     """Where the sinks sit on test prompts, by head class, and the pattern of the head that changes most in each set."""
-    run, maps, classes, shown = Run.open(writer.path, verify=False), list[Any](), list[Any](), list[Any]()
+    run = Run.open(writer.path, verify=False)
+    maps, classes, shown, tokens_kept = list[Any](), list[Any](), list[Any](), list[Any]()
     scores = run.scores()
     members = {name: score.members() for name, score in scores.items() if score.definition.head_class}
     for index, name in enumerate(config.chosen):
@@ -225,7 +226,8 @@ def _save_sinks(writer: RunWriter, model: HookedModel, config: CalibrateConfig, 
         chosen = load_selection(run, Key(slug(name), config.seed, "select")).heads
         everything = [Head(a, b) for a in range(model.shape.n_layers) for b in range(model.shape.n_heads)]
         groups = {**members, "chosen by ACT": list(chosen), "all": everything}
-        maps.append(found)
+        maps.append(replace(found, spots=()))
+        tokens_kept.append([asdict(one) for one in count_tokens(found.spots)[:_TOKENS_KEPT]])
         classes.append(sinks_by_class(found, groups))
         head = chosen[0] if chosen else _heaviest(found.mass)
         text = tokens[0, : min(int(lengths[0]), _SHOWN_TOKENS)]
@@ -238,6 +240,7 @@ def _save_sinks(writer: RunWriter, model: HookedModel, config: CalibrateConfig, 
         "maps": [pack(one, arrays, f"map{i}") for i, one in enumerate(maps)],
         "classes": [pack(one, arrays, f"classes{i}") for i, one in enumerate(classes)],
         "shown": [pack(one, arrays, f"shown{i}") for i, one in enumerate(shown)],
+        "tokens": tokens_kept,
     }
     writer.save_record(SINKS, record, tensors=arrays, seconds=steps.seconds)
 

@@ -93,6 +93,39 @@ def bootstrap_scalar(
     return Interval(*(float(part[0]) for part in ends))
 
 
+def bootstrap_groups(
+    samples: Float[np.ndarray, " n"] | Sequence[float],
+    groups: Sequence[Hashable],
+    *,
+    generator: np.random.Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """`bootstrap_scalar` that draws whole groups of examples, since those of one group are alike.
+
+    Draw as many groups as there are, with replacement; the mean is over all their examples. With a group per example it
+    is `bootstrap_scalar`; without groups each example is one.
+
+    **Source**: cluster bootstrap, Davison and Hinkley, Bootstrap Methods and their Application (1997), section 3.8.
+
+    Raises:
+        ValueError: if there is not one group for each example.
+    """
+    values = np.asarray(samples, dtype=np.float64)
+    if not groups:
+        return bootstrap_scalar(values, generator=generator, resamples=resamples, level=level)
+    if len(groups) != len(values):
+        raise ValueError(f"{len(values)} examples need as many groups, not {len(groups)}.")
+    names = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+    where = np.array([names[group] for group in groups])
+    totals, counts = np.bincount(where, values), np.bincount(where).astype(np.float64)
+    means = np.empty((resamples, 1))
+    for rows, draw in _draws(len(names), resamples, generator):
+        means[rows, 0] = (draw @ totals) / (draw @ counts)
+    low, high = (float(end[0]) for end in _ends(means, level)) if len(names) > 1 else (float("nan"),) * 2
+    return Interval(float(values.mean()), low, high)
+
+
 def permutation_p(value: float, draws: Float[np.ndarray, " draw"] | Sequence[float], harm: int) -> float:
     """One-sided permutation p value of ``value`` among random ``draws``.
 

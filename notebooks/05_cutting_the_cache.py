@@ -61,7 +61,7 @@ bench = Bench(model, ProbeConfig(lengths=(192,), needle_examples=4))
 (retrieval, *_), _ = measure(bench, PROBES["retrieval"])
 split = strongest_split(retrieval, 0.1)
 print(f"{split.count} of {split.full.size} key/value heads keep everything")
-assignment_figure(Assignment(split=split, scores=retrieval.by_kv_head()))
+assignment_figure(Assignment(Arm("duo", share=0.1, rule="retrieval"), split.full, retrieval.by_kv_head()))
 
 # %% [markdown]
 # ## And are these the ones?

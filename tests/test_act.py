@@ -289,3 +289,38 @@ def test_the_default_range_is_that_of_the_released_script(tiny: Tiny) -> None:
     assert heads == tuple(Head(1, head) for head in range(4))
     defaults = ActSettings()
     assert range(defaults.skip_first, 32 - defaults.skip_last) == range(2, 31)
+
+
+def spread_call(size: int = 40) -> AttentionInput:
+    """Two texts, four heads, logits strong enough for several sinks."""
+    dice = torch.Generator().manual_seed(3)
+    query, key, value = (torch.randn(2, n, size, 16, generator=dice) * 2 for n in (4, 2, 2))
+    return AttentionInput(0, query, key, value, 0.25)
+
+
+def test_the_control_takes_as_many_columns_that_are_no_sinks() -> None:
+    call, lengths = spread_call(), torch.tensor([40, 31])
+    sinks = find_sinks(call, ActSettings(), lengths)
+    every_sink = find_sinks(call, ActSettings(keep_first=False), lengths)
+    others = find_sinks(call, ActSettings(columns="others"), lengths)
+    assert torch.equal(others.sum(-1), sinks.sum(-1))
+    assert sinks.any()
+    assert not (others & every_sink).any()
+    assert not others[..., 0].any()
+    assert not others[1, :, 31:].any()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_a_sink_can_be_asked_to_have_been_seen_by_a_share_of_the_rows(share: float) -> None:
+    call, lengths = spread_call(), torch.tensor([40, 31])
+    loose, strict = (find_sinks(call, ActSettings(least_share=part), lengths) for part in (0.0, share))
+    for text, size in enumerate((40, 31)):
+        late = torch.arange(40) > size - share * size
+        assert not strict[text][:, late].any()
+        assert torch.equal(strict[text][:, ~late], loose[text][:, ~late])
+    assert (loose & ~strict).any()
+
+
+def test_the_control_is_refused_where_sinks_are_found_row_by_row() -> None:
+    with pytest.raises(ConfigError, match="no sinks are known only"):
+        ActSettings.parse({"columns": "others", "sinks": "so far"})

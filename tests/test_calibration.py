@@ -51,6 +51,10 @@ class LastToken:
     name: str = "last token"
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def identities(self) -> frozenset[str]:
         return frozenset(str(row) for row in self.tokens.tolist())
 

@@ -37,7 +37,7 @@ from circuits.calibration.results import (
     ClassSinks,
     Selection,
     SinkMap,
-    SinkSpot,
+    SinkToken,
     TrialResult,
 )
 from headscope.errors import UnknownNameError, UnsupportedError
@@ -92,10 +92,10 @@ def trial(name: str, seed: int) -> TrialResult:
     return TrialResult("made-up", name, chosen, tuple(results), 0.5)
 
 
-def sinks_of(shift: float) -> tuple[SinkMap, tuple[ClassSinks, ...], BeforeAfter]:
+def sinks_of(shift: float) -> tuple[SinkMap, tuple[ClassSinks, ...], BeforeAfter, tuple[SinkToken, ...]]:
     generator = np.random.default_rng(int(10 * shift))
     mass, counts = generator.uniform(0, 0.2, (3, 4, 4)), generator.integers(0, 3, (3, 4, 4)).astype(float)
-    spots = tuple(SinkSpot(0, Head(0, head), 5, ".", "punctuation", 0.1 * head) for head in range(3))
+    tokens = (SinkToken(".", "punctuation", 3, 0.1),)
     classes = tuple(
         ClassSinks(name, size, np.full(4, size + shift), np.array([0.5, 0.1, 0.0, 0.05]) + shift)
         for name, size in (("induction", 2), ("all", 12))
@@ -107,7 +107,7 @@ def sinks_of(shift: float) -> tuple[SinkMap, tuple[ClassSinks, ...], BeforeAfter
     after[2:, 2] *= 0.4
     after[2:, 0] += 0.15
     shown = BeforeAfter(Head(0, 1), ("The", " <b>cat", ".", "\n"), before, after, sink)
-    return SinkMap("made-up", counts, mass, 2, spots), classes, shown
+    return SinkMap("made-up", counts, mass, 2, ()), classes, shown, tokens
 
 
 def save(writer: RunWriter, stage: str, record: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -130,7 +130,9 @@ def write(root: Path, model: ModelRecord, *, stop_before: str = "") -> Path:
                 made = [sinks_of(shift) for shift in (0.0, 0.2)]
                 packed = {
                     column: [pack(one, arrays, f"{column}{i}") for i, one in enumerate(parts)]
-                    for column, parts in zip(("maps", "classes", "shown"), zip(*made, strict=True), strict=True)
+                    for column, parts in zip(
+                        ("maps", "classes", "shown", "tokens"), zip(*made, strict=True), strict=True
+                    )
                 }
                 save(writer, stage, {"kind": "act_sinks", "sets": ["sentiment", "topic"], **packed}, arrays)
                 continue

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from headscope import statistics
 from headscope.statistics import (
+    bootstrap_groups,
     bootstrap_mean,
     bootstrap_scalar,
     count_examples,
@@ -195,3 +196,28 @@ def test_jaccard_counts_shared_members() -> None:
     assert jaccard({1}, {1}) == 1
     assert jaccard({1}, set()) == 0
     assert np.isnan(jaccard(set(), set()))
+
+
+def test_groups_of_equal_examples_have_the_interval_of_one_example_each() -> None:
+    """Copies add nothing: a hundred examples that are twenty, five times over, are as uncertain as the twenty."""
+    dice = np.random.default_rng(0)
+    values = dice.normal(size=20)
+    copied, groups = np.repeat(values, 5), np.repeat(np.arange(20), 5).tolist()
+    single = bootstrap_scalar(values, generator=np.random.default_rng(1))
+    grouped = bootstrap_groups(copied, groups, generator=np.random.default_rng(1))
+    assert grouped == pytest.approx(single)
+    loose = bootstrap_scalar(copied, generator=np.random.default_rng(1))
+    assert (loose.high - loose.low) < 0.6 * (grouped.high - grouped.low)
+
+
+def test_examples_without_groups_stand_for_themselves() -> None:
+    values = np.random.default_rng(0).normal(size=30)
+    alone = bootstrap_groups(values, [], generator=np.random.default_rng(1))
+    assert alone == bootstrap_scalar(values, generator=np.random.default_rng(1))
+    assert bootstrap_groups(values, list(range(30)), generator=np.random.default_rng(1)) == pytest.approx(alone)
+
+
+def test_one_group_has_no_interval_and_a_wrong_number_of_groups_is_refused() -> None:
+    assert np.isnan(bootstrap_groups([1.0, 2.0], ["a", "a"], generator=np.random.default_rng(0)).low)
+    with pytest.raises(ValueError, match="as many groups"):
+        bootstrap_groups([1.0, 2.0], ["a"], generator=np.random.default_rng(0))

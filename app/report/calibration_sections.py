@@ -24,8 +24,8 @@ from headscope.runs.reading import Run
 
 CALIBRATION_LIMITS = (
     "Heads are chosen on one split and judged on another that shares no phrase or fact with it. The intervals are 95 % "
-    "bootstrap intervals over items; items made from one phrase or fact are alike, and seeds may share items, so they "
-    "are a little too narrow.",
+    "bootstrap intervals over groups of items made from one phrase or fact, which are alike; McNemar's p takes items "
+    "for independent, and is a little too small.",
     "The data sets are made from templates and word lists of ours: they say what a model of this size does with plain "
     "short texts, not how it would do on the benchmarks whose form they have.",
     "McNemar's test asks whether accuracy changes at all; the comparison with random heads of the same layers asks "

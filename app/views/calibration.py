@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from app.live.plain_data import named_arrays, unpack
 from app.views.calibration_arms import Effect, arm_effects
-from circuits.calibration.results import ArmKind, BeforeAfter, ClassSinks, Selection, SinkMap, TrialResult
+from circuits.calibration.results import ArmKind, BeforeAfter, ClassSinks, Selection, SinkMap, SinkToken, TrialResult
 from headscope.errors import RunError, UnknownNameError, UnsupportedError
 from headscope.runs.reading import Run
 from headscope.tasks.labelled_catalog import LABELLED, labelled_set
@@ -57,14 +57,16 @@ class Sinks:
     """Where the sinks of every head sit, on prompts of one data set.
 
     Attributes:
-        found: every sink.
+        found: how many sinks, and how heavy.
         classes: means over the heads of each class; the chosen heads and all heads are classes too.
         shown: one head's attention, before and after.
+        tokens: those that are sinks of most heads and texts.
     """
 
     found: SinkMap
     classes: tuple[ClassSinks, ...]
     shown: BeforeAfter
+    tokens: tuple[SinkToken, ...]
 
 
 class CalibrationRun:
@@ -183,14 +185,15 @@ def load_selection(run: Run, key: Key) -> Selection:
 
 def _sinks_from(run: Run, record: Mapping[str, Any]) -> dict[str, Sinks]:
     arrays = {name: run.tensor(SINKS, name) for name in named_arrays(dict(record))}
-    rows = zip(record["sets"], record["maps"], record["classes"], record["shown"], strict=True)
+    rows = zip(record["sets"], record["maps"], record["classes"], record["shown"], record["tokens"], strict=True)
     return {
         str(name): Sinks(
             unpack(SinkMap, found, arrays),
             tuple(unpack(ClassSinks, one, arrays) for one in classes),
             unpack(BeforeAfter, shown, arrays),
+            tuple(unpack(SinkToken, one, {}) for one in tokens),
         )
-        for name, found, classes, shown in rows
+        for name, found, classes, shown, tokens in rows
     }
 
 

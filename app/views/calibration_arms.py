@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from circuits.calibration.results import Answers, ArmKind, TrialResult
-from headscope.statistics import Interval, bootstrap_scalar, mcnemar_p, permutation_p
+from headscope.statistics import Interval, bootstrap_groups, mcnemar_p, permutation_p
 
 ARMS: dict[ArmKind, str] = {
     "baseline": "not calibrated",
@@ -137,10 +137,12 @@ def _effect(trials: Sequence[TrialResult], kind: ArmKind, seed: int) -> Effect:
     margins = np.stack([_margins(row) for row in answers]).mean(0) - _margins(before)
     changes = right.mean(0) - was
     is_drawn = kind == "random"
+    groups = [group for one in before for group in one.groups]
     gained, lost = int((right[0] & ~was).sum()), int((was & ~right[0]).sum())
 
     def interval(samples: Float[np.ndarray, " item"], what: str) -> Interval:
-        return bootstrap_scalar(samples, generator=np.random.default_rng([seed, zlib.crc32(what.encode())]))
+        generator = np.random.default_rng([seed, zlib.crc32(what.encode())])
+        return bootstrap_groups(samples, groups, generator=generator)
 
     arms = [trial.of(kind)[0].arm if trial.of(kind) else None for trial in trials]
     return Effect(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
 
 from app.views.calibration import CalibrationRun
 from app.views.tokens import visible
-from circuits.calibration.results import SINK_PLACES, SinkPlace
+from circuits.calibration.results import SINK_PLACES, SinkPlace, SinkToken, count_tokens
 
 PLACES: dict[SinkPlace, str] = {
     "first": "first token",
@@ -45,23 +45,6 @@ class ClassRow:
         size = str(low) if low == high else f"{low} to {high}"
         name = "all heads" if self.head_class == ALL_HEADS else self.head_class.replace("_", "-")
         return f"{name} ({size})" if self.head_class == ALL_HEADS else f"{name} ({size} heads)"
-
-
-@dataclass(frozen=True)
-class SinkToken:
-    """A token that is a sink.
-
-    Attributes:
-        token: its text, made visible.
-        place: where it sits.
-        count: head and text pairs in which it is one.
-        mass: mean attention it receives there from the rows that can see it.
-    """
-
-    token: str
-    place: SinkPlace
-    count: int
-    mass: float
 
 
 def class_rows(found: CalibrationRun, name: str = "") -> tuple[ClassRow, ...]:
@@ -104,13 +87,9 @@ def n_texts(found: CalibrationRun, name: str = "") -> int:
 
 
 def sink_tokens(found: CalibrationRun, name: str = "") -> tuple[SinkToken, ...]:
-    """Tokens that are sinks, those of most heads and texts first."""
-    masses = defaultdict[tuple[str, SinkPlace], list[float]](list)
-    for one in _chosen(found, name):
-        for spot in found.sinks[one].found.spots:
-            masses[spot.token, spot.place].append(spot.mass)
-    made = [SinkToken(visible(token), place, len(own), float(np.mean(own))) for (token, place), own in masses.items()]
-    return tuple(sorted(made, key=lambda one: (-one.count, one.token)))
+    """Tokens that are sinks, those of most heads and texts first, made visible."""
+    counted = count_tokens(token for one in _chosen(found, name) for token in found.sinks[one].tokens)
+    return tuple(replace(one, token=visible(one.token)) for one in counted)
 
 
 def share_by_place(mass: Float[np.ndarray, " place"]) -> Sequence[tuple[SinkPlace, float]]:

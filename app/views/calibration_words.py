@@ -31,7 +31,8 @@ _IN_LIST: dict[Outcome, str] = {
     "no heads": "chose no head",
 }
 ALIKE = (
-    "Items made from one phrase or fact are alike, and seeds may share items: the intervals are a little too narrow."
+    "Items made from one phrase or fact are alike: intervals draw whole groups of them, while McNemar's p takes items "
+    "for independent and is a little too small."
 )
 
 

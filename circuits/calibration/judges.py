@@ -63,6 +63,11 @@ class Judge(Protocol):
         ...
 
     @property
+    def groups(self) -> tuple[str, ...]:
+        """What each item was made from: those of one group are alike; empty if each stands for itself."""
+        ...
+
+    @property
     def identities(self) -> frozenset[str]:
         """What its items are known by: two judges that share one overlap."""
         ...
@@ -132,6 +137,11 @@ class InContextJudge:
     def labels(self) -> Int[Tensor, " item"]:
         """The right answers."""
         return self.batch.labels
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The phrase, fact or event of each item; an item without one stands for itself."""
+        return tuple(group or prompt for group, prompt in zip(self.batch.groups, self.batch.prompts, strict=True))
 
     @property
     def identities(self) -> frozenset[str]:

@@ -32,8 +32,9 @@ def margins_of(scores: Float[Tensor, "item label"], labels: Int[Tensor, " item"]
 class _Sheet:
     """Answers that are filled in part by part."""
 
-    def __init__(self, labels: Int[Tensor, " item"]) -> None:
-        self._labels = labels
+    def __init__(self, judge: Judge) -> None:
+        labels = judge.labels
+        self._labels, self._groups = labels, judge.groups
         self._predictions = np.empty(len(labels), dtype=np.int64)
         self._margins = np.empty(len(labels), dtype=np.float64)
 
@@ -43,7 +44,7 @@ class _Sheet:
         self._margins[items.numpy()] = margins_of(scores, self._labels[items]).double().cpu().numpy()
 
     def answers(self) -> Answers:
-        return Answers(self._predictions, self._margins, self._labels.numpy().astype(np.int64))
+        return Answers(self._predictions, self._margins, self._labels.numpy().astype(np.int64), self._groups)
 
 
 @torch.no_grad()
@@ -66,7 +67,7 @@ def answers_under(
         batch_size: items of one forward pass.
         on_step: called with (done, total) parts.
     """
-    sheet, parts = _Sheet(judge.labels), judge.parts(batch_size)
+    sheet, parts = _Sheet(judge), judge.parts(batch_size)
     model.last_path = "plain"
     for done, part in enumerate(parts):
         with calibrated(model, heads, settings, lengths=part.prompt_lengths):
@@ -101,7 +102,7 @@ def answers_under_each(
         batch_size: items of one forward pass.
         on_step: called with (done, total) runs of a part.
     """
-    sheets, parts = [_Sheet(judge.labels) for _ in range(1 + len(candidates))], judge.parts(batch_size)
+    sheets, parts = [_Sheet(judge) for _ in range(1 + len(candidates))], judge.parts(batch_size)
     layers = {head.layer for head in candidates}
     for index, part in enumerate(parts):
         with calibrated(model, base, settings, lengths=part.prompt_lengths):
@@ -143,7 +144,7 @@ def margin_derivatives(
     check_seam(model)
     by_layer, shape = heads_by_layer(model, heads), model.shape
     found = np.full((len(judge.labels), shape.n_layers, shape.n_heads), np.nan)
-    sheet, parts = _Sheet(judge.labels), judge.parts(max(1, batch_size // _GRADIENT_SHARE))
+    sheet, parts = _Sheet(judge), judge.parts(max(1, batch_size // _GRADIENT_SHARE))
     for done, part in enumerate(parts):
         logits, rows = _row_derivatives(model, part, judge.labels[part.items], by_layer, settings)
         items = torch.zeros(len(part.items), *rows.shape[1:]).index_add(0, part.item_of_row, rows)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,11 +27,13 @@ class Answers:
         predictions: the answer with the highest score.
         margins: score of the right answer minus that of the best wrong one.
         labels: the right answers.
+        groups: what each item was made from; items of one group are alike. Empty if each stands for itself.
     """
 
     predictions: Int[np.ndarray, " item"]
     margins: Float[np.ndarray, " item"]
     labels: Int[np.ndarray, " item"]
+    groups: tuple[str, ...] = ()
 
     @property
     def correct(self) -> Bool[np.ndarray, " item"]:
@@ -176,6 +180,34 @@ class SinkSpot:
     token: str
     place: SinkPlace
     mass: float
+
+
+@dataclass(frozen=True)
+class SinkToken:
+    """A token that is a sink of some heads, over a batch of texts.
+
+    Attributes:
+        token: its text.
+        place: which kind of place it is in.
+        count: head and text pairs in which it is a sink.
+        mass: mean attention it receives there from the rows that can see it, 0 to 1.
+    """
+
+    token: str
+    place: SinkPlace
+    count: int
+    mass: float
+
+
+def count_tokens(spots: Iterable[SinkSpot | SinkToken]) -> tuple[SinkToken, ...]:
+    """The tokens of sinks, those of most heads and texts first; counts made before can be counted together."""
+    counts, masses = Counter[tuple[str, SinkPlace]](), defaultdict[tuple[str, SinkPlace], float](float)
+    for spot in spots:
+        count = spot.count if isinstance(spot, SinkToken) else 1
+        counts[spot.token, spot.place] += count
+        masses[spot.token, spot.place] += count * spot.mass
+    made = [SinkToken(*key, count, masses[key] / count) for key, count in counts.items()]
+    return tuple(sorted(made, key=lambda one: (-one.count, one.token)))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from headscope.errors import UnsupportedError
 from headscope.kernels import expand_kv
 
 _ROW_CHUNK = 256
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it, without their whole parts, are spread evenly
 Lengths = Int[Tensor, " batch"] | int | None
 """Tokens of each text that sinks are found from: one number for all, or None for every token of the call."""
 
@@ -89,7 +90,7 @@ def pattern_rows(call: AttentionInput, first: int, last: int) -> Float[Tensor, "
 def sinks_among(
     mass: Float[Tensor, "*rest key"], sizes: Int[Tensor, " *rest"], settings: ActSettings
 ) -> Bool[Tensor, "*rest key"]:
-    """Columns above the bound, the first of them kept out if `ActSettings.keep_first`.
+    """Columns above the bound, without the first (`ActSettings.keep_first`) and those that few rows see.
 
     Args:
         mass: mean attention received.
@@ -100,6 +101,9 @@ def sinks_among(
     found = mass > bound
     if settings.keep_first:
         found = found & (found.cumsum(-1) > 1)
+    if settings.least_share:
+        seen_by = sizes[..., None] - torch.arange(mass.shape[-1], device=mass.device)
+        found = found & (seen_by >= settings.least_share * sizes[..., None])
     return found
 
 
@@ -113,4 +117,21 @@ def find_sinks(call: AttentionInput, settings: ActSettings, lengths: Lengths = N
     """
     batch, n_heads, size, _ = call.query.shape
     real = lengths_of(lengths, batch, size, call.query.device)
-    return sinks_among(received_mass(call, real), real[:, None].expand(batch, n_heads), settings)
+    mass, sizes = received_mass(call, real), real[:, None].expand(batch, n_heads)
+    found = sinks_among(mass, sizes, settings)
+    return found if settings.columns == "sinks" else _as_many_others(found, mass, settings, sizes)
+
+
+def _as_many_others(
+    sinks: Bool[Tensor, "batch head key"],
+    mass: Float[Tensor, "batch head key"],
+    settings: ActSettings,
+    sizes: Int[Tensor, "batch head"],
+) -> Bool[Tensor, "batch head key"]:
+    """As many columns that are above no bound, in a scattered order that is the same for every head and text."""
+    keys = torch.arange(sinks.shape[-1], device=sinks.device)
+    bound = settings.alpha / sizes[..., None] if settings.threshold is None else settings.threshold
+    able = (mass <= bound) & (keys > 0) & (keys < sizes[..., None])
+    order = ((keys + 1) * _GOLDEN).frac().expand(sinks.shape).masked_fill(~able, -1.0)
+    rank = order.argsort(-1, descending=True).argsort(-1)
+    return able & (rank < sinks.sum(-1, keepdim=True))

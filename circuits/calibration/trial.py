@@ -24,7 +24,7 @@ from circuits.calibration.settings import TrialSettings
 from headscope.errors import TaskError
 from headscope.heads import Head
 from headscope.models.protocol import HookedModel
-from headscope.statistics import Interval, bootstrap_scalar, mcnemar_p, permutation_p
+from headscope.statistics import Interval, bootstrap_groups, mcnemar_p, permutation_p
 from probes.probe import OnStep, no_progress
 
 
@@ -119,7 +119,9 @@ def run_arm(
 
 
 def compare(arm: Arm, answers: Answers, baseline: Answers, *, seed: int = 0) -> ArmResult:
-    """An arm against the uncalibrated model, item by item.
+    """An arm against the uncalibrated model, item by item; intervals draw whole groups of items that are alike.
+
+    McNemar's p takes items for independent: where items are alike it is too small.
 
     Args:
         arm: the arm.
@@ -131,7 +133,8 @@ def compare(arm: Arm, answers: Answers, baseline: Answers, *, seed: int = 0) -> 
     gained, lost = int((right & ~before).sum()), int((before & ~right).sum())
 
     def interval(samples: Float[np.ndarray, " item"], what: str) -> Interval:
-        return bootstrap_scalar(samples, generator=np.random.default_rng([seed, zlib.crc32(what.encode())]))
+        generator = np.random.default_rng([seed, zlib.crc32(what.encode())])
+        return bootstrap_groups(samples, baseline.groups, generator=generator)
 
     return ArmResult(
         arm,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from headscope.config import Config
 
@@ -107,6 +107,10 @@ class ActSettings(PolicySettings):
         receive_first: the first token takes its part of what the sinks lose (the released code).
         sinks: ``prompt``: found once, from all rows of the prompt, which has to be read in one call (the released
             code; rows look ahead inside the prompt); ``so far``: each row judges by the rows up to itself.
+        least_share: a sink must be seen by this share of the rows; 0 is the rule as published, by which a token of the
+            newest fifth (1 / alpha) that got one row's attention is a sink.
+        columns: ``sinks``; or, as a control, ``others``: as many columns of the prompt that are none, scattered, and
+            never the first.
         heads: heads to calibrate, written L5H1; None takes all of the layer range.
         skip_first: first layers that are left out of the range (released: layers 2 to L - 2).
         skip_last: last layers that are left out.
@@ -118,6 +122,14 @@ class ActSettings(PolicySettings):
     keep_first: bool = True
     receive_first: bool = True
     sinks: Literal["prompt", "so far"] = "prompt"
+    least_share: float = Field(default=0.0, ge=0, le=1)
+    columns: Literal["sinks", "others"] = "sinks"
     heads: tuple[str, ...] | None = None
     skip_first: int = Field(default=2, ge=0)
     skip_last: int = Field(default=1, ge=0)
+
+    @model_validator(mode="after")
+    def _others_need_the_prompt(self) -> ActSettings:
+        if self.columns == "others" and self.sinks != "prompt":
+            raise ValueError("columns of the prompt that are no sinks are known only with sinks='prompt'")
+        return self

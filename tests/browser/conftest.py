@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from werkzeug.serving import make_server
 
+from app.jobs.store import HEADSCOPE, JobStore
 from app.server import create_app
 from app.settings import ServerSettings
 from app.site import Site
@@ -57,9 +58,10 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def serving(root: Path) -> Generator[tuple[str, Site], None, None]:
-    """The dashboard over ``root`` on a free port of this machine, and its site."""
+def serving(root: Path, *, program: Sequence[str] = HEADSCOPE) -> Generator[tuple[str, Site], None, None]:
+    """The dashboard over ``root`` on a free port of this machine, and its site; jobs are run by ``program``."""
     site = Site(ServerSettings(root=root))
+    site.jobs = JobStore(root, program=program)
     app = create_app(site.settings, site=site)
     server = make_server("127.0.0.1", 0, app.server, threaded=True)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -90,12 +92,12 @@ def served(demo_runs: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def serve_folder() -> Iterator[Callable[[Path], tuple[str, Site]]]:
+def serve_folder() -> Iterator[Callable[..., tuple[str, Site]]]:
     """A function that serves a folder of one's own until the test ends; gives the address and the site."""
     from contextlib import ExitStack
 
     with ExitStack() as stack:
-        yield lambda root: stack.enter_context(serving(root))
+        yield lambda root, **options: stack.enter_context(serving(root, **options))
 
 
 @pytest.fixture

@@ -1,4 +1,7 @@
-"""The page Jobs in a real browser, with real commands: started, watched, stopped, resumed, seen after a restart."""
+"""The page Jobs in a real browser: jobs are started, watched, stopped, resumed, seen after a restart.
+
+One job is the real command; the others stand in for it, so that no test waits for torch (see stand_in.py).
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from app.forms import COMMANDS
 from app.site import Site
 from headscope.runs import Run, list_runs
 from tests.browser.conftest import serving
+from tests.browser.stand_in import HOLD, PROGRAM
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +29,14 @@ _FOR_A_RUN = 90_000
 def root(tmp_path: Path) -> Path:
     """An empty folder of runs."""
     return tmp_path / "runs"
+
+
+@pytest.fixture
+def held(root: Path) -> Path:
+    """A file in that folder: while it is there, a job that stands in does not come to its end."""
+    root.mkdir()
+    (root / HOLD).touch()
+    return root / HOLD
 
 
 def _pick(page: Page, command: str, field: str, *names: str) -> None:
@@ -50,15 +62,15 @@ def _fill_small(page: Page, address: str) -> None:
     expect(page.locator("#jobs-line")).to_contain_text("--checks none")
 
 
-def _fill_slow(page: Page, address: str) -> None:
-    """Two stages: a short one, then one of many seconds."""
+def _fill_two(page: Page, address: str) -> None:
+    """Two stages: the stand-in ends the second when it is let go."""
     page.goto(f"{address}/jobs?model=planted:induction")
     _pick(page, "score", "Probes", "induction", "sink")
     _pick(page, "score", "Checks", "none")
     _more(page, "score")
-    _field(page, "score", "Sink examples").fill("10000")
+    _field(page, "score", "Sink examples").fill("300")
     _field(page, "score", "Repeated examples").fill("4")
-    expect(page.locator("#jobs-line")).to_contain_text("sink_examples=10000")
+    expect(page.locator("#jobs-line")).to_contain_text("sink_examples=300")
     expect(page.locator("#jobs-line")).to_contain_text("repeated_examples=4")
 
 
@@ -85,7 +97,7 @@ def test_a_started_job_is_seen_to_its_end_and_its_run_opens(
     expect(page.locator(".hs-job-log")).not_to_be_empty()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.wait_for_timeout(2500)
+    page.wait_for_timeout(1500)
     assert not [url for url in asked if "_dash-update-component" in url], "it still polls"
     _row(page).get_by_role("link", name="Open run").click()
     (run,) = list_runs(root)
@@ -95,10 +107,10 @@ def test_a_started_job_is_seen_to_its_end_and_its_run_opens(
 
 
 def test_a_job_cancelled_in_the_middle_leaves_a_run_that_resume_finishes(
-    root: Path, page: Page, serve_folder: Callable[[Path], tuple[str, Site]]
+    root: Path, held: Path, page: Page, serve_folder: Callable[..., tuple[str, Site]]
 ) -> None:
-    address, _ = serve_folder(root)
-    _fill_slow(page, address)
+    address, _ = serve_folder(root, program=PROGRAM)
+    _fill_two(page, address)
     _start(page)
     expect(_row(page)).to_contain_text("stage 2 of", timeout=_FOR_A_RUN)
     _row(page).get_by_role("button", name="Cancel").click()
@@ -107,6 +119,7 @@ def test_a_job_cancelled_in_the_middle_leaves_a_run_that_resume_finishes(
     (run,) = list_runs(root)
     assert run.status.startswith("unfinished")
     expect(page.locator("#jobs-log-body")).to_contain_text(f"headscope score --resume {run.id}")
+    held.unlink()
     _row(page).get_by_role("button", name="Resume").click()
     expect(page.locator(".hs-job")).to_have_count(2)
     expect(_row(page)).to_have_attribute("data-state", "done", timeout=_FOR_A_RUN)
@@ -115,9 +128,9 @@ def test_a_job_cancelled_in_the_middle_leaves_a_run_that_resume_finishes(
     assert set(Run.open(root / run.id).scores()) >= {"induction", "sink"}
 
 
-def test_a_job_outlives_its_server_and_its_tab(root: Path, page: Page) -> None:
-    with serving(root) as (address, _):
-        _fill_slow(page, address)
+def test_a_job_outlives_its_server_and_its_tab(root: Path, held: Path, page: Page) -> None:
+    with serving(root, program=PROGRAM) as (address, _):
+        _fill_two(page, address)
         _start(page)
         expect(_row(page)).to_have_attribute("data-state", "running", timeout=_FOR_A_RUN)
         page.goto("about:blank")
@@ -127,19 +140,21 @@ def test_a_job_outlives_its_server_and_its_tab(root: Path, page: Page) -> None:
         expect(_row(page).locator("progress")).to_be_visible()
         page.reload()
         expect(_row(page)).to_have_attribute("data-state", "running")
+        held.unlink()
         expect(_row(page)).to_have_attribute("data-state", "done", timeout=_FOR_A_RUN)
     assert [run.status for run in list_runs(root)] == ["done"]
 
 
+@pytest.mark.usefixtures("held")
 def test_two_tabs_show_the_same_jobs(
-    root: Path, new_context: Callable[..., BrowserContext], serve_folder: Callable[[Path], tuple[str, Site]]
+    root: Path, new_context: Callable[..., BrowserContext], serve_folder: Callable[..., tuple[str, Site]]
 ) -> None:
-    address, site = serve_folder(root)
+    address, site = serve_folder(root, program=PROGRAM)
     context = new_context()
     first, second = context.new_page(), context.new_page()
     second.goto(f"{address}/jobs")
     expect(second.locator("#jobs-list-body")).to_contain_text("No job was started")
-    _fill_slow(first, address)
+    _fill_two(first, address)
     _start(first)
     for tab in (first, second):
         expect(_row(tab)).to_have_attribute("data-state", "running", timeout=_FOR_A_RUN)
@@ -183,21 +198,22 @@ def test_wrong_values_are_sentences_and_nothing_is_lost(served: str, page: Page)
     expect(start).to_be_enabled()
 
 
-@pytest.mark.parametrize("command", [form.name for form in COMMANDS])
-def test_the_address_chooses_the_form(served: str, page: Page, command: str) -> None:
-    page.goto(f"{served}/jobs?command={command}&model=planted:sink")
-    expect(page.locator(f"#jobs-form-{command}")).to_be_visible()
-    expect(page.locator(".hs-forms > div:visible")).to_have_count(1)
-    expect(page.locator("#jobs-line")).to_contain_text(f"headscope {command} ")
-    if command in ("score", "inspect", "lab"):
-        expect(page.locator("#jobs-line")).to_contain_text("planted:sink")
+def test_the_address_chooses_the_form(served: str, page: Page) -> None:
+    for command in [form.name for form in COMMANDS]:
+        page.goto(f"{served}/jobs?command={command}&model=planted:sink")
+        expect(page.locator(f"#jobs-form-{command}")).to_be_visible()
+        expect(page.locator(".hs-forms > div:visible")).to_have_count(1)
+        expect(page.locator("#jobs-line")).to_contain_text(f"headscope {command} ")
+        if command in ("score", "inspect", "lab"):
+            expect(page.locator("#jobs-line")).to_contain_text("planted:sink")
 
 
+@pytest.mark.usefixtures("held")
 def test_the_buttons_keep_the_focus_while_the_list_changes(
-    root: Path, page: Page, serve_folder: Callable[[Path], tuple[str, Site]]
+    root: Path, page: Page, serve_folder: Callable[..., tuple[str, Site]]
 ) -> None:
-    address, _ = serve_folder(root)
-    _fill_slow(page, address)
+    address, _ = serve_folder(root, program=PROGRAM)
+    _fill_two(page, address)
     _start(page)
     expect(_row(page)).to_contain_text("stage 2 of", timeout=_FOR_A_RUN)
     cancel = _row(page).get_by_role("button", name="Cancel")
