@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -16,6 +16,7 @@ import pytest
 from app.live.requests import LabRequest, ModelChoice
 from app.site import Site
 from headscope.runs.index import list_runs
+from tests.browser.conftest import serving
 
 pytest.importorskip("playwright")
 from playwright.sync_api import expect
@@ -28,9 +29,16 @@ Serve = Callable[[Path], tuple[str, Site]]
 LOAD_MS = 60_000
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Address of an empty folder's dashboard, for tests that only ask its model process, which takes long to start."""
+    with serving(tmp_path_factory.mktemp("lab")) as (address, _):
+        yield address
+
+
 @pytest.fixture
 def lab(serve_folder: Serve, tmp_path: Path) -> tuple[str, Site]:
-    """Address of an empty folder's dashboard, and its site."""
+    """Address of an empty folder's dashboard, and its site, of one's own."""
     return serve_folder(tmp_path)
 
 
@@ -69,8 +77,8 @@ def test_typing_shows_the_prediction_and_the_last_text_wins(page: Page, lab: tup
     expect(page.get_by_text("Something went wrong inside Headscope")).to_have_count(0)
 
 
-def test_ticked_heads_are_ablated_compared_and_removed(page: Page, lab: tuple[str, Site]) -> None:
-    open_lab(page, lab[0], text=TEXT)
+def test_ticked_heads_are_ablated_compared_and_removed(page: Page, shared: str) -> None:
+    open_lab(page, shared, text=TEXT)
     expect_source(page, "next", "LIVE, NOT SAVED")
     page.locator("#lab-heads").click()
     page.keyboard.type("L0H0,L1H0,")
@@ -85,8 +93,8 @@ def test_ticked_heads_are_ablated_compared_and_removed(page: Page, lab: tuple[st
     expect(page.locator("#lab-strip-body")).to_contain_text("z is set to 0): L0H0.", timeout=LOAD_MS)
 
 
-def test_a_policy_brings_its_budget_and_is_kept_in_the_address(page: Page, lab: tuple[str, Site]) -> None:
-    open_lab(page, lab[0], text=TEXT)
+def test_a_policy_brings_its_budget_and_is_kept_in_the_address(page: Page, shared: str) -> None:
+    open_lab(page, shared, text=TEXT)
     expect_source(page, "next", "LIVE, NOT SAVED")
     expect(page.locator("#lab-kept-box")).to_be_hidden()
     page.locator("#lab-policy").click()
@@ -104,21 +112,21 @@ def test_a_policy_brings_its_budget_and_is_kept_in_the_address(page: Page, lab: 
     expect(page.get_by_text("Heads that keep everything", exact=True)).to_be_visible()
 
 
-def test_a_bad_question_is_one_sentence(page: Page, lab: tuple[str, Site]) -> None:
+def test_a_bad_question_is_one_sentence(page: Page, shared: str) -> None:
     for wrong, said in (
         ({"heads": "L0H0,L99H3", "captures": 1}, "has no head L99H3"),
         ({"heads": "foo"}, "'foo' is not a head"),
         ({"a": "old keeper"}, "name exactly one token"),
     ):
-        open_lab(page, lab[0], text=TEXT, **wrong)
+        open_lab(page, shared, text=TEXT, **wrong)
         expect(page.locator("#lab-strip-body")).to_contain_text(said, timeout=LOAD_MS)
         expect(page.locator("#lab-results")).to_have_attribute("data-refused", "yes")
         expect(page.locator("#lab-results .hs-notice:visible")).to_have_count(1)
         expect(page.locator("#lab-pin")).to_be_disabled()
 
 
-def test_a_token_is_chosen_by_click_and_the_temperature_is_local(page: Page, lab: tuple[str, Site]) -> None:
-    open_lab(page, lab[0], text=TEXT)
+def test_a_token_is_chosen_by_click_and_the_temperature_is_local(page: Page, shared: str) -> None:
+    open_lab(page, shared, text=TEXT)
     expect_source(page, "next", "LIVE, NOT SAVED")
     page.locator("#lab-tokens button").nth(4).click()
     expect(page.locator("#lab-next-caption")).to_contain_text("after position 4", timeout=LOAD_MS)
@@ -222,11 +230,10 @@ def test_a_click_on_the_attribution_shows_where_the_head_looks(page: Page, lab: 
     expect(page.locator("#lab-clean")).to_be_hidden()
 
 
-def test_two_tabs_keep_their_own_answers(page: Page, lab: tuple[str, Site], new_context: Callable[..., Any]) -> None:
-    address, _ = lab
+def test_two_tabs_keep_their_own_answers(page: Page, shared: str, new_context: Callable[..., Any]) -> None:
     other = new_context().new_page()
-    open_lab(page, address, text=TEXT)
-    open_lab(other, address, text="the river said that")
+    open_lab(page, shared, text=TEXT)
+    open_lab(other, shared, text="the river said that")
     expect(page.locator("#lab-strip-caption")).to_contain_text("8 tokens", timeout=LOAD_MS)
     expect(other.locator("#lab-strip-caption")).to_contain_text("5 tokens", timeout=LOAD_MS)
     page.locator("#lab-text").fill("the old keeper")
