@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from circuits.calibration.settings import CalibrationSettings, SelectionSettings, TrialSettings
 from circuits.policies.settings import ActSettings
 from headscope.config import Config
+from headscope.errors import ConfigError, UnknownNameError
 from headscope.tasks.labelled_catalog import LABELLED, LM_EVAL
 
 
@@ -52,14 +53,22 @@ class CalibrateConfig(Config):
     @field_validator("sets")
     @classmethod
     def _known_sets(cls, sets: tuple[str, ...]) -> tuple[str, ...]:
-        from headscope.errors import UnknownNameError
-
         for name in sets:
             if name not in LABELLED and not name.startswith(LM_EVAL):
                 raise UnknownNameError.of("data set", name, LABELLED, f"Tasks of lm-eval are called {LM_EVAL}<task>.")
         if len(set(sets)) < len(sets):
             raise ValueError("give each once")
         return sets
+
+    @field_validator("act")
+    @classmethod
+    def _changes_something(cls, act: ActSettings) -> ActSettings:
+        if act.beta == 1:
+            raise ConfigError(
+                "beta 1 changes nothing: attention to sinks is multiplied by beta. Give one below 1, which weakens "
+                "them (0.4 in the paper), or above 1, which feeds them."
+            )
+        return act
 
     @property
     def chosen(self) -> tuple[str, ...]:

@@ -21,7 +21,8 @@ from circuits.calibration.judges import InContextJudge
 from circuits.calibration.results import Answers, TrialResult, count_tokens
 from circuits.calibration.sink_places import before_and_after, map_sinks, sinks_by_class
 from circuits.calibration.trial import arms_of, refuse_overlap, run_arm, summed_up
-from headscope.errors import RunError, TaskError, UnsupportedError
+from circuits.policies.settings import ActSettings
+from headscope.errors import ConfigError, RunError, TaskError, UnsupportedError
 from headscope.heads import Head
 from headscope.models.protocol import HookedModel
 from headscope.runs import Run, RunWriter
@@ -59,7 +60,7 @@ def run_calibration(config: CalibrateConfig, *, root: Path, command: str, listen
     """
     refuse_unwritable(root)
     model = _load(config, listener)
-    heads_by_layer(model, heads_in_range(model, config.act))  # refuses what the model does not have
+    _refuse_no_heads(model, config.act)
     sets, left_out = _possible(config, model)
     for reason in left_out:
         listener.say(reason)
@@ -134,6 +135,18 @@ def _load(config: CalibrateConfig, listener: Listener) -> HookedModel:
             f"({model.seam['edit'].value})."
         )
     return model
+
+
+def _refuse_no_heads(model: HookedModel, act: ActSettings) -> None:
+    """Refuse heads that the model does not have, and a range without layers."""
+    layers = model.shape.n_layers
+    if act.heads is None and act.skip_first + act.skip_last >= layers:
+        fewer = '{"skip_first": 0}' if layers > act.skip_last else '{"skip_first": 0, "skip_last": 0}'
+        raise ConfigError(
+            f"no layer is left to calibrate: the model has {layers}, of which the first {act.skip_first} and the last "
+            f"{act.skip_last} are skipped. Skip fewer: --set 'act={fewer}'"
+        )
+    heads_by_layer(model, heads_in_range(model, act))
 
 
 def _possible(config: CalibrateConfig, model: HookedModel) -> tuple[tuple[str, ...], list[str]]:

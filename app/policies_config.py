@@ -63,6 +63,8 @@ class PoliciesConfig(ProbeConfig):
     @field_validator("policies")
     @classmethod
     def _known_policies(cls, policies: tuple[str, ...]) -> tuple[str, ...]:
+        if policies == ("full",):
+            raise ValueError("the full cache is what policies are compared with, and always runs: name another one too")
         return _each_once(tuple(policy_kind(name).name for name in policies))
 
     @field_validator("tasks", "budgets", "shares", "rules")

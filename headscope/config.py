@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, TypeVar, get_args
 
@@ -49,8 +50,19 @@ class Config(BaseModel):
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            reasons = [_explain(cls, dict(detail)) for detail in error.errors()]
+            reasons = [_explain(cls, detail) for detail in _told([dict(detail) for detail in error.errors()])]
             raise ConfigError(" ".join(reasons)) from None
+
+
+def _told(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All but what only follows: a list that is too short because what it was given is wrong."""
+    places = [detail["loc"] for detail in details]
+
+    def follows(detail: dict[str, Any]) -> bool:
+        at = detail["loc"]
+        return detail["type"] == "too_short" and any(len(one) > len(at) and one[: len(at)] == at for one in places)
+
+    return [detail for detail in details if not follows(detail)]
 
 
 def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
@@ -62,8 +74,22 @@ def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
         return f"the setting {name!r} is missing."
     said = str(detail["msg"]).removeprefix("Value error, ").rstrip(".")
     said = said.replace("Input should be", "it should be", 1)
-    subject = f"the setting {name!r}" if name else "settings"
-    return f"{subject} cannot be {_short(detail['input'])}: {said}."
+    if detail["type"] == "too_short" and not detail["input"]:
+        return f"the setting {name!r} is empty: give it at least one value."
+    if where and isinstance(where[-1], int) and not isinstance(detail["input"], (dict, list, tuple)):
+        subject, verb = f"the setting {'.'.join(str(part) for part in where[:-1])!r}", "hold"  # one value of a list
+    else:
+        subject, verb = f"the setting {name!r}" if name else "settings", "be"
+    return f"{subject} cannot {verb} {_short(detail['input'])}: {said}.{_nearest(detail)}"
+
+
+def _nearest(detail: dict[str, Any]) -> str:
+    """``Did you mean 'needle'?`` where one of a few words was expected."""
+    if detail["type"] != "literal_error":
+        return ""
+    allowed = re.findall(r"'([^']*)'", str(detail["ctx"]["expected"]))
+    near = difflib.get_close_matches(str(detail["input"]), allowed, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def _explain_unknown(model: type[BaseModel], where: Sequence[str | int]) -> str:

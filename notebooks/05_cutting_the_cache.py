@@ -36,11 +36,16 @@ from probes.settings import ProbeConfig
 # ## What a policy is
 #
 # For every row of every layer: what it may attend to, and what the cache keeps. It goes through the same door as every
-# reading, so it runs on any model whose attention does, for the prompt and for decoding alike.
+# reading, so it runs on any model whose attention does, for the prompt and for decoding alike. Some drop keys for good
+# (`cache`), some keep all and look at a few (`sparse`), some change the weights (`softmax`).
 
 # %%
 for kind in POLICIES.values():
     print(f"{kind.name:16s} {kind.family:8s} {kind.summary}")
+
+# %% [markdown]
+# StreamingLLM keeps the first four tokens and the last 28, in every head. The tally counts what the cache would hold
+# after the last token, and how many keys were looked at on the way.
 
 # %%
 model = hs.load("smollm2")
@@ -54,31 +59,35 @@ print(f"keys attended: {tally.share_attended:.0%} of those of full attention")
 # %% [markdown]
 # ## Which heads need everything?
 #
-# The retrieval score of the key/value heads (a group counts by its strongest query head), from four needle prompts.
+# Those that fetch facts from far back: the retrieval score of the key/value heads (a group counts by its strongest
+# query head), from four needle prompts. Framed: the tenth of them that will keep everything.
 
 # %%
 bench = Bench(model, ProbeConfig(lengths=(192,), needle_examples=4))
 (retrieval, *_), _ = measure(bench, PROBES["retrieval"])
 split = strongest_split(retrieval, 0.1)
 print(f"{split.count} of {split.full.size} key/value heads keep everything")
-assignment_figure(Assignment(Arm("duo", share=0.1, rule="retrieval"), split.full, retrieval.by_kv_head()))
+duo = Arm("duo", share=0.1, rule="retrieval")
+assignment_figure(Assignment(arm=duo, full=split.full, scores=retrieval.by_kv_head()))
 
 # %% [markdown]
 # ## And are these the ones?
 #
-# Needle prompts from a part of the text that no head was scored on. Every other head keeps 32 of about 200 tokens.
+# Needle prompts from a part of the text that no head was scored on. Every other head keeps 32 of about 200 tokens. The
+# control: as many heads, drawn at random, in the same bytes.
 
 # %%
 needles = build_needles(model, bench.held_out, length=192, n=4, generator=torch.Generator().manual_seed(1))
-batch, rows = needle_answers(needles), []
+batch = needle_answers(needles)
 random = random_split(model.shape.n_layers, model.shape.n_kv_heads, 0.1, np.random.default_rng(0))
 for name, chosen in (("full", None), ("streaming", None), ("duo", split), ("duo", random)):
     settings = {} if name == "full" else {"sink": 4, "recent": 28}
     arm = Arm(name, settings, rule="" if chosen is None else chosen.rule)
     found = evaluate(model, arm, batch, task="needle", policy=build_policy(model, name, settings, chosen))
-    rows.append((name, arm.rule, found))
     print(f"{name:10s} {arm.rule:24s} cache {found.share_kept:5.0%}   accuracy {found.values.mean():.2f}")
 
 # %% [markdown]
-# Four prompts say little; `headscope policies smollm2` runs more of them, more lengths and policies, and writes the
-# intervals. What was seen at 2,000 and 4,000 tokens is in `docs/results/policies.md`.
+# A tenth of the heads brings back much of what the short cache lost, and a random tenth next to nothing. Four prompts
+# are few, though, and one random draw is one. `headscope policies smollm2` runs more of both, more lengths and
+# policies, trains DuoAttention's gates, and writes the intervals. What was seen at 2,000 and 4,000 tokens is in
+# `docs/results/policies.md`.

@@ -30,10 +30,18 @@ _LENGTHS, _PROSE_LENGTH = (256, 512, 1024), 256
 
 @dataclass(frozen=True)
 class Bench:
-    """A model on the bench: what a measurement is given."""
+    """A model on the bench: what a measurement is given.
+
+    Attributes:
+        model: the model.
+        config: how it is measured.
+        part: which needles: all; or, where heads are chosen by one measurement and judged by another, every second one
+            for each. A single needle is in both parts.
+    """
 
     model: HookedModel
     config: ProbeConfig = field(default_factory=ProbeConfig)
+    part: Literal["all", "choose", "judge"] = "all"
 
     @cached_property
     def _texts(self) -> tuple[str, str]:
@@ -76,6 +84,13 @@ class Bench:
     @cached_property
     def needles(self) -> tuple[Needle, ...]:
         """The needles that prompts are built with."""
+        found = self._all_needles
+        if self.part == "all" or len(found) < 2:
+            return found
+        return found[::2] if self.part == "choose" else found[1::2]
+
+    @property
+    def _all_needles(self) -> tuple[Needle, ...]:
         if self.config.needle_file is not None:
             return load_needles(self.config.needle_file)
         if self.model.needles and not self.config.needles:

@@ -21,9 +21,11 @@ from app.cli import app as cli
 from app.report.build import render_report
 from app.views.calibration import CalibrationRun, Key, load_selection
 from app.views.calibration_words import overall
+from app.views.table import finite
 from headscope.models import load
 from headscope.models.bridged import BridgedModel
 from headscope.runs import Run, RunWriter
+from headscope.tasks.labelled_catalog import LABELLED
 
 SETS, SEEDS = ("commonsense",), (5, 6)
 SHORT = [
@@ -147,6 +149,16 @@ def test_show_and_report_say_what_came_of_it(whole: tuple[Run, Result]) -> None:
     ]
 
 
+def test_export_writes_a_row_per_arm_and_set(whole: tuple[Run, Result]) -> None:
+    found = CalibrationRun(whole[0])
+    rows = json.loads(run_command("export", whole[0].path, "-f", "json").stdout)["arms"]
+    together = [row for row in rows if row["seed"] is None]
+    assert [(row["data_set"], row["accuracy"], row["n"], row["p_value"]) for row in together] == [
+        (name, one.accuracy.mean, one.n, finite(one.p_value)) for name in SETS for one in found.effects(name)
+    ]
+    assert len(rows) == 3 * len(together)  # and of each of the two seeds
+
+
 def numbers(folder: Path) -> dict[str, Any]:
     """Everything that a finished run holds but times."""
     run, found = Run.open(folder), dict[str, Any]()
@@ -204,6 +216,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     "set twice": (["MODEL", "--sets", "topic,topic"], "the setting 'sets' cannot be .*: give each once."),
     "unknown method": (["MODEL", "--method", "best"], "'best' is not one of 'per-head', 'greedy', 'first-order'"),
     "negative beta": (["MODEL", "--beta", "-1"], "the setting 'act.beta' cannot be -1.0.*"),
+    "beta that changes nothing": (["MODEL", "--beta", "1"], "beta 1 changes nothing: attention to sinks is multiplied"),
     "no heads at all": (
         ["MODEL", "--top", "0"],
         "Invalid value for '--top': Input should be greater than or equal to 1",
@@ -212,12 +225,20 @@ BAD: dict[str, tuple[list[str], str]] = {
     "unknown setting of act": (["MODEL", "--set", 'act={"gamma":1}'], r"there is no setting 'act.gamma'.*"),
     "no such layers": (
         ["MODEL", "--set", 'act={"skip_first":7}', "--sets", "topic"],
-        "no layer is left to calibrate: the model has 2, of which the first 7 and the last 1 are skipped.",
+        "has 2, of which the first 7 and the last 1 are skipped. Skip fewer: --set 'act={\"skip_first\": 0}'$",
+    ),
+    "no layers by default": (
+        ["planted:all"],
+        "the first 2 and the last 1 are skipped. Skip fewer: --set 'act={\"skip_first\": 0}'$",
+    ),
+    "the last layers too": (
+        ["MODEL", "--set", 'act={"skip_last":2}'],
+        'Skip fewer: --set \'act={"skip_first": 0, "skip_last": 0}\'$',
     ),
     "no such head": (["MODEL", "--set", 'act={"heads":["L9H9"]}', "--sets", "topic"], ".*L9H9.*"),
     "more items than there are": (
         ["MODEL", "--sets", "topic", "--select", "90000", "--set", 'act={"skip_first":0}'],
-        "error: .topic. has 624 items .* Ask for smaller splits or fewer shots.",
+        "error: .topic. has 624 items .* These fit, and hardly more: 504 selection and 96 test items.",
     ),
     "words that the model cannot spell": (
         ["planted:all", "--sets", "topic", "--set", 'act={"skip_first":0}'],
@@ -245,6 +266,8 @@ def test_help_says_what_it_is_for() -> None:
     assert result.exit_code == 0
     for word in ("MODEL", "--sets", "--beta", "--draws", "--resume"):
         assert word in result.stdout
+    said = " ".join(result.stdout.replace("│", " ").split())
+    assert all(f" {name}" in said for name in LABELLED)
 
 
 def test_a_run_of_another_command_is_not_resumed(whole: tuple[Run, Result]) -> None:

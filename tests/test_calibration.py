@@ -294,6 +294,10 @@ def test_an_arm_is_compared_item_by_item() -> None:
     assert found.change.low < 0.1 < found.change.high
     assert (found.margin_change.low, found.margin_change.high) == (0.5, 0.5)
     assert found.p_value == 1.0
+    alike = compare(Arm("x", "selected", (PLANTED,), 0.4), after, replace(before, groups=(*"aaaaaabbbb",)))
+    wide, narrow = (one.change.high - one.change.low for one in (alike, found))
+    assert wide == pytest.approx(3 / 4 + 2 / 6)  # two groups: draws are one, the other or both
+    assert narrow < wide
     itself = compare(Arm("baseline", "baseline", (), 1.0), before, before)
     assert (itself.change, itself.p_value) == ((0.0, 0.0, 0.0), 1.0)
 

@@ -28,7 +28,7 @@ from app.views.calibration_heads import expected_jaccard, head_agreements, poole
 from app.views.calibration_maps import chosen_maps, sink_maps
 from app.views.calibration_sinks import PLACES, class_rows, sink_tokens
 from app.views.calibration_tables import arms_text, effect_table
-from app.views.calibration_words import before_after_text, means_over_sets, overall, set_verdict
+from app.views.calibration_words import SAID, _said, before_after_text, means_over_sets, overall, set_verdict
 from circuits.calibration.results import (
     Answers,
     Arm,
@@ -195,19 +195,51 @@ def effect(kind: Any, low: float, mean: float, high: float, p: float, draws: tup
     ("selected", "draws", "said"),
     [
         ((0.02, 0.1, 0.2, 0.01), (0.0, 0.05), "helps"),
+        ((0.02, 0.1, 0.2, 0.01), (), "helps, no control"),
+        ((-0.2, -0.1, -0.02, 0.01), (), "harms, no control"),
         ((0.02, 0.1, 0.2, 0.01), (0.0, 0.1), "helps as random heads do"),
         ((0.0, 0.1, 0.2, 0.01), (0.0,), "unclear"),
         ((0.02, 0.1, 0.2, 0.06), (0.0,), "unclear"),
         ((-0.2, -0.1, -0.02, 0.01), (0.0, -0.05), "harms"),
         ((-0.2, -0.1, -0.02, 0.01), (0.0, -0.1), "harms as random heads do"),
     ],
-    ids=["helps", "a draw does as well", "interval holds 0", "p above 0.05", "harms", "a draw does as badly"],
+    ids=[
+        "helps",
+        "helps without draws",
+        "harms without draws",
+        "a draw does as well",
+        "interval holds 0",
+        "p above 0.05",
+        "harms",
+        "a draw does as badly",
+    ],
 )
 def test_the_verdict_follows_from_interval_p_and_draws(
     selected: tuple[float, float, float, float], draws: tuple[float, ...], said: str
 ) -> None:
     random = effect("random", 0, 0, 0, float("nan"), draws)
     assert outcome_of(effect("selected", *selected), random) == said
+
+
+def test_what_random_heads_are_said_to_do_follows_from_their_number() -> None:
+    few, many = (effect("random", 0, 0, 0, float("nan"), (0.0,) * draws) for draws in (1, 19))
+    assert "none of 1 draw of random heads does as well (the least possible p is 0.500)" in _said("helps", few)
+    assert _said("helps", many) == SAID["helps"]
+    assert "random heads were not tried" in _said("helps, no control", None)
+
+
+def test_a_run_without_counts_of_tokens_shows_all_else(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Run.record
+    monkeypatch.setattr(
+        Run, "record", lambda self, stage: {k: v for k, v in whole(self, stage).items() if k != "tokens"}
+    )
+    old = CalibrationRun(Run.open(folder))
+    assert set(old.sinks) == {"sentiment", "topic"}
+    assert len(board_tables(old.run)) == 4
+    assert "<h2>Where sinks sit</h2>" in render_report(old.run)
+    assert "no counts of single tokens" in show(folder, "act-sinks").caption
+    monkeypatch.undo()
+    assert "no counts of single tokens" not in show(folder, "act-sinks").caption
 
 
 def test_a_mean_over_one_data_set_is_that_data_set_and_over_four_alike_half_as_wide() -> None:
@@ -229,13 +261,16 @@ def test_sentences_hold_the_numbers(found: CalibrationRun) -> None:
         f"on 2 heads changes it by +0.300 [{one.change.low:.3f}, {one.change.high:.3f}], p 1e-07",
         "as many random heads +0.006 (2 draws, -0.013 to +0.025; p 0.333)",
         "All heads -0.250",
-        "ACT helps here, and random heads do not do the same.",
+        "ACT helps here, and none of 2 draws of random heads does as well (the least possible p is 0.333).",
     ):
         assert part in said
     assert "No change that can be told from chance" in set_verdict(found, "topic")
     whole = overall(found)
-    assert "Of 2 data sets: on 1 ACT helps and random heads do not; on 1 ACT changes nothing" in whole
-    assert "p is below 0.05 on 1 of 2 (1 after Holm's correction)" in whole
+    assert "Of 2 data sets, after Holm's correction: on 1 ACT helps, and none of 2 draws of random heads" in whole
+    assert "; on 1 ACT changes nothing" in whole
+    assert "p is below 0.05 on 1 of 2 after Holm's correction, on 1 before it" in whole
+    assert whole.startswith("Mean change of accuracy over 2 data sets: chosen heads +")
+    assert "which can be told from 0; random heads" in whole
     means = means_over_sets(found)
     assert means is not None
     assert means["selected"].mean == pytest.approx((24 / 80 - 2 / 80) / 2)
@@ -299,6 +334,8 @@ def test_terminal_and_report_show_every_part(found: CalibrationRun) -> None:
     for heading in ("Did it help?", "Which heads were chosen", "Where sinks sit", "Attention before and after"):
         assert f"<h2>{heading}</h2>" in page
     assert set_verdict(found, "sentiment") in page
+    assert page.index("Mean change of accuracy over") < page.index("were calibrated")
+    assert "No causal check was run" not in page
     assert "<b>cat" not in page
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pytest
 from hypothesis import given
@@ -25,6 +25,7 @@ class Settings(Config):
     device: Literal["cpu", "cuda"] = "cpu"
     needles: tuple[Needle, ...] = ()
     lengths: tuple[int, ...] = (64,)
+    kinds: Annotated[tuple[Literal["needle", "text"], ...], Field(min_length=1)] = ("text",)
 
     @field_validator("lengths")
     @classmethod
@@ -69,13 +70,13 @@ def test_settings_survive_json() -> None:
     [
         (
             {"sed": 3},
-            "there is no setting 'sed' (allowed: device, lengths, needles, seed). Did you mean 'seed'?",
+            "there is no setting 'sed' (allowed: device, kinds, lengths, needles, seed). Did you mean 'seed'?",
         ),
         (
             {"needles": [{"depht": 0.5}]},
             "there is no setting 'needles.0.depht' (allowed: depth, text). Did you mean 'depth'?",
         ),
-        ({"zzz": 1}, "there is no setting 'zzz' (allowed: device, lengths, needles, seed)."),
+        ({"zzz": 1}, "there is no setting 'zzz' (allowed: device, kinds, lengths, needles, seed)."),
         ({"device": "tpu"}, "the setting 'device' cannot be 'tpu': it should be 'cpu' or 'cuda'."),
         ({"seed": "x"}, "the setting 'seed' cannot be 'x': it should be a valid integer"),
         (
@@ -83,6 +84,12 @@ def test_settings_survive_json() -> None:
             "the setting 'needles.0.depth' cannot be 2: it should be less than or equal to 1.",
         ),
         ({"lengths": [3, 1]}, "the setting 'lengths' cannot be [3, 1]: lengths ascend."),
+        ({"lengths": ["a"]}, "the setting 'lengths' cannot hold 'a': it should be a valid integer"),
+        (
+            {"kinds": ["neddle"]},
+            "the setting 'kinds' cannot hold 'neddle': it should be 'needle' or 'text'. Did you mean 'needle'?",
+        ),
+        ({"kinds": []}, "the setting 'kinds' is empty: give it at least one value."),
         ({"seed": "x" * 500}, "the setting 'seed' cannot be 'xxx"),
         ([1], "settings cannot be [1]: "),
     ],
@@ -97,6 +104,12 @@ def test_a_wrong_setting_is_named_with_what_was_given_and_what_is_allowed(data: 
     assert text[-1] in ".?"
     assert text[-2] not in ".?"
     assert len(text) < 300
+
+
+def test_a_list_of_wrong_values_is_not_told_to_be_too_short_as_well() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Settings.parse({"kinds": ["foo"]})
+    assert str(caught.value) == "the setting 'kinds' cannot hold 'foo': it should be 'needle' or 'text'."
 
 
 def test_a_missing_setting_is_named_and_several_mistakes_are_told_together() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -338,6 +339,7 @@ def test_cuda_memory_is_the_bytes_counted(case: str) -> None:
     plan = plan_of(model, case)
     tokens = tokens_of(model, batch=1, size=size)
     model.logits(tokens[:, :64])  # the workspaces of the library's products
+    gc.collect()  # models of earlier tests
     before = torch.cuda.memory_allocated()
     with dropping(model, plan, capacity=size + 8) as cache:
         first = read_prompt(model.plain, cache, tokens, chunk=512).argmax(-1)

@@ -147,7 +147,7 @@ def test_what_is_filled_in_becomes_the_setting(name: str, given: Any, expected: 
         ({}, "'model' is empty"),
         ({"model": "m", "draws": "0"}, "'draws' cannot be '0'"),
         ({"model": "m", "draws": "many"}, "'draws' cannot be 'many'"),
-        ({"model": "m", "lengths": "12, x"}, "'lengths.1' cannot be 'x'"),
+        ({"model": "m", "lengths": "12, x"}, "'lengths' cannot hold 'x'"),
         ({"model": "m", "ablation": "mean"}, "one of zero, uniform, to_bos"),
         ({"model": "m", "checks": ["none", "sink"]}, "'checks' cannot be"),
         ({"model": "m", "checks": ["sinks"]}, "'checks' cannot be 'sinks'"),

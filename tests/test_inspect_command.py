@@ -302,7 +302,7 @@ def test_a_model_of_small_context_out_of_the_seams_reach_gets_what_it_can(
         (["--heads", "nine"], r"'nine' is not a head\. .*"),
         (["--set", "ablation=mean"], r"the setting 'ablation' cannot be .* needs a reference batch.*"),
         (["--set", "ablation=remove"], r"no ablation is called 'remove'.*"),
-        (["--set", "grid_depths=[1.5]"], r"the setting 'grid_depths\.0' cannot be 1\.5.*"),
+        (["--set", "grid_depths=[1.5]"], r"the setting 'grid_depths' cannot hold 1\.5.*"),
         (["--set", "grid_lengths=[96,96]"], r"the setting 'grid_lengths' cannot be .*: give each once\."),
         (["--set", "grid_length=[96]"], r"there is no setting 'grid_length' .* Did you mean 'grid_lengths'\?"),
         (["--set", "haystack=/nowhere"], r"the haystack /nowhere cannot be read .*"),

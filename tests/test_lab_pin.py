@@ -20,6 +20,7 @@ from app.live.plain_data import pack
 from app.live.requests import LabRequest, ModelChoice
 from app.live.results import LabResult
 from app.live.work import Desk
+from app.views.numbers import fixed, signed
 from headscope.errors import RunError, UnknownNameError
 from headscope.runs.files import record_of
 from headscope.runs.manifest import MANIFEST
@@ -184,6 +185,31 @@ def test_the_command_keeps_the_answer_of_the_model_process(desk: Desk, tmp_path:
     request, result = ask(desk)
     assert pinned.request == request
     assert same(replace(pinned.result, seconds=result.seconds), result)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "Ablated at every position (zero: its output z is set to 0): L0H0, L1H0."),
+        ({"policy": "streaming", "kept": 2, "heads": (), "random_sets": 0}, "The cache keeps "),
+        ({"heads": (), "random_sets": 0}, "No head is ablated: this is the untouched model."),
+        ({"text": "old", "bos": False}, "of 2 random sets change it less."),
+    ],
+    ids=["ablated", "policy", "untouched", "one token"],
+)
+def test_show_prints_what_the_change_did(desk: Desk, tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    request, result = ask(desk, **settings)
+    save_lab(request, result, root=tmp_path)
+    code, out, err = invoke("show", "latest", "--root", str(tmp_path))
+    assert code == 0, err
+    text = " ".join(out.split())
+    assert said in text
+    numbers = [fixed(result.clean.logit_diff, 4)]
+    if result.ablated is not None and result.kl is not None:
+        numbers += [fixed(result.kl, 4), signed(result.ablated.logit_diff - result.clean.logit_diff, 4)]
+        if result.n_tokens > 1:
+            numbers.append(signed(result.ablated.mean_loss - result.clean.mean_loss, 4))
+    assert all(f" {number}" in text for number in numbers)
 
 
 @pytest.mark.parametrize(

@@ -139,15 +139,30 @@ def test_a_split_depends_on_its_seed_alone() -> None:
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ({"select": 500, "test": 500, "shots": 4}, "smaller splits"),
+        ({"select": 100_000, "test": 96, "shots": 4}, "These fit, and hardly more: 528 selection and 96 test items"),
+        ({"select": 48, "test": 5000, "shots": 4}, "These fit, and hardly more: 48 selection and 576 test items"),
+        ({"select": 500, "test": 700, "shots": 4}, "These fit, and hardly more: 500 selection and 120 test items"),
+        ({"select": 900, "test": 900, "shots": 4}, "These fit, and hardly more: 208 selection and 416 test items"),
+        ({"select": 48, "test": 96, "shots": 400}, "Ask for fewer shots"),
         ({"select": 10, "test": 0, "shots": 4}, "at least 1 test item"),
         ({"select": -1, "test": 5, "shots": 4}, "no negative numbers"),
     ],
-    ids=["too large", "no test", "negative"],
+    ids=["too much selection", "too much test", "a little too much", "both", "shots", "no test", "negative"],
 )
 def test_an_impossible_split_is_refused(sizes: dict[str, int], words: str) -> None:
     with pytest.raises(TaskError, match=words):
         split(labelled_set("sentiment"), **sizes)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+def test_the_sizes_that_a_refusal_names_fit(name: str) -> None:
+    with pytest.raises(TaskError) as caught:
+        split(labelled_set(name), select=9_000, test=96, shots=4, seed=3)
+    found = re.search(r"more: (\d+) selection and (\d+) test items", str(caught.value))
+    assert found is not None
+    parted = split(labelled_set(name), select=int(found[1]), test=int(found[2]), shots=4, seed=3)
+    assert (len(parted.select), len(parted.test)) == (int(found[1]), 96)
+    assert len(parted.select) > 480
 
 
 def test_balancing_drops_duplicates_and_what_is_too_much() -> None:

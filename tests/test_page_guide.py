@@ -21,6 +21,8 @@ from app.server import create_app
 from app.settings import ServerSettings
 from app.site import Site
 from app.views import worked, worked_methods
+from app.views.policy_tables import family_text
+from circuits.policies.catalog import POLICIES
 from headscope.heads import ScoreDefinition
 from headscope.statistics import bootstrap_scalar, permutation_p
 
@@ -59,6 +61,22 @@ def test_the_page_shows_every_field_of_every_definition(tmp_path: Path) -> None:
             value = asdict(each)[field.name]
             if isinstance(value, str) and field.name != "probe":
                 assert value in shown, f"{each.name}: {field.name}"
+
+
+def test_the_page_says_what_every_policy_is_and_where_it_is_not_its_papers(tmp_path: Path) -> None:
+    shown = "".join(map(_text, PAGE.layout(Site(ServerSettings(root=tmp_path)), GuideState())))
+    for kind in POLICIES.values():
+        told = "how" + kind.summary + "keys" + family_text(kind) + "unit" + kind.unit + "source" + kind.source
+        assert kind.title + " " + kind.name + told + (f"differs{kind.note}" if kind.note else "") in shown
+
+
+def test_a_formula_keeps_its_lines(tmp_path: Path) -> None:
+    note = note_of("x", "Head.\n\nThus::\n\n    a = b\n        + c\n\nMore\nwords.\nSource: me.\n")
+    assert [(part.label, part.text) for part in note.sections] == [
+        ("", "Thus:"), ("Formula", "a = b\n    + c"), ("", "More words."), ("Source", "me."),
+    ]  # fmt: skip
+    shown = "".join(map(_text, PAGE.layout(Site(ServerSettings(root=tmp_path)), GuideState())))
+    assert "m_i = (1 - beta) sum_{t in S} A[i, t]\nA'[i, t] = beta A[i, t]" in shown
 
 
 def _text(part: object) -> str:

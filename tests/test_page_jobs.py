@@ -166,7 +166,7 @@ def test_each_wrong_field_has_its_own_sentence(tmp_path: Path) -> None:
     wrong = job_form.read_form("score", values, tmp_path).wrong
     assert set(wrong) == {"draws", "lengths"}
     assert "cannot be 0" in wrong["draws"]
-    assert "'lengths.1' cannot be 'x'" in wrong["lengths"]
+    assert "'lengths' cannot hold 'x'" in wrong["lengths"]
     assert "lengths" not in wrong["draws"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from app.site import Site, View
 from app.views.policies import PolicyRun
 from headscope.heads import HeadScores
 from headscope.runs import ModelRecord, Run
+from tests.test_calibration_views import write as write_calibration
 from tests.test_policy_views import GOOD, HEADS, STAGES, write_run
 
 PANELS = [panel.name for panel in PAGE.panels if "run" in panel.uses]
@@ -69,9 +71,9 @@ def test_the_picture_the_table_and_the_csv_have_the_same_numbers(site: Site, fol
     drawn = by_name["StreamingLLM"]
     rows = [row for row in records(content) if row["curve"] == "StreamingLLM"]
     assert [(row["keys_share"], row["value"]) for row in rows] == list(zip(drawn.x, drawn.y, strict=True))
-    ring = by_name["no other is better and as small"]
+    ring = by_name["saves, and no other is better and as small"]
     front = [(row["keys_share"], row["value"]) for row in records(content) if row["on_front"]]
-    assert list(zip(ring.x, ring.y, strict=True)) == front == [(0.25, 1.0)]
+    assert list(zip(ring.x, ring.y, strict=True)) == front == [(0.25, 5 / 6), (0.25, 1.0)]
     client = create_app(site.settings, site=site).server.test_client()
     text = client.get(f"/data/policies/pareto.csv?run={folder.name}&axis=keys").get_data(as_text=True)
     told = [row for row in csv.DictReader(StringIO(text)) if row["curve"] == "StreamingLLM"]
@@ -84,7 +86,12 @@ def test_every_arm_is_a_row(site: Site) -> None:
     rows = records(show(site, "arms"))
     assert len(rows) == len(GOOD)
     assert [row["bytes_share"] for row in rows] == [kept for _, kept, _, _ in GOOD.values()]
-    assert f"{len(GOOD)} arms" in show(site, "arms").caption
+    content = show(site, "arms")
+    assert f"{len(GOOD)} arms" in content.caption
+    seen = content.body.rowData  # type: ignore[union-attr]
+    assert [row["bytes_share"] for row in seen] == [f"{100 * kept:.1f}\u00a0%" for _, kept, _, _ in GOOD.values()]
+    assert [row["value"].split(" [")[0] for row in seen] == [f"{row['value']:.3f}" for row in rows]
+    assert all(f"[{row['low']:.3f}, {row['high']:.3f}]" in told["value"] for row, told in zip(rows, seen, strict=True))
 
 
 def test_curves_and_axis_are_those_asked_for(site: Site) -> None:
@@ -150,14 +157,38 @@ def test_another_kind_of_run_cannot_be_shown(tiny_run: Path) -> None:
     notice = show(Site(ServerSettings(root=tiny_run.parent)), "pareto").notice
     assert notice is not None
     assert notice[0] == "cannot"
-    assert "headscope policies MODEL" in notice[1]
+    assert "headscope policies smollm2" in notice[1]
 
 
 def test_without_a_run_the_page_says_how_to_make_one(tmp_path: Path) -> None:
     site = Site(ServerSettings(root=tmp_path))
-    assert "headscope policies MODEL" in (show_empty := content_of_pareto(site)).notice[1]  # type: ignore[index]
+    assert "headscope policies smollm2" in (show_empty := content_of_pareto(site)).notice[1]  # type: ignore[index]
     assert show_empty.figure is None
     assert "policies-run" in str(_layout(site, PoliciesState()))
+
+
+def test_the_half_that_has_a_run_comes_first_and_the_other_says_how_to_make_one(
+    folder: Path, tmp_path: Path, tiny_model: ModelRecord
+) -> None:
+    with_policies = str(_layout(Site(ServerSettings(root=folder.parent)), PoliciesState()))
+    assert "id='policies-run-half', hidden=False" in with_policies
+    assert "id='policies-calibration-half', hidden=True" in with_policies
+    assert with_policies.count("headscope calibrate smollm2") == 1
+    write_calibration(tmp_path, tiny_model)
+    layout = str(_layout(Site(ServerSettings(root=tmp_path)), PoliciesState()))
+    assert layout.index("policies-act-short") < layout.index("Cache policies") < layout.index("policies-pareto")
+    assert layout.count("headscope policies smollm2") == 1
+    assert "id='policies-calibration-none', hidden=True" in layout
+
+
+def test_the_map_opens_on_the_arm_of_the_verdict(folder: Path) -> None:
+    found = PolicyRun(Run.open(folder))
+    late = replace(found.outcomes("needle", 64)[3].arm, rule="razor", share=0.9, curve="duo, heads by razor")
+    better = replace(found.outcomes("needle", 64)[3], arm=late, kv_bytes=100.0)
+    found._stages["needle", 64].append(better)
+    arm = chosen_arm(found, PoliciesState(task="needle", length=64))
+    assert arm is not None
+    assert (arm.rule, arm.share) == ("razor", 0.9)
 
 
 def content_of_pareto(site: Site) -> Content:

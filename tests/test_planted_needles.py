@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import headscope.models
 from headscope.heads import Head
 from headscope.models.planted import (
     KINDS,
@@ -20,6 +21,9 @@ from headscope.models.planted import (
     positions,
 )
 from headscope.models.planted.vocabulary import VOCABULARY, token_ids
+from headscope.tasks.needle import choose_needles
+from probes.probe import Bench
+from probes.settings import ProbeConfig
 
 every_needle = pytest.mark.parametrize("needle", PLANTED_NEEDLES, ids=lambda needle: needle.answer.split()[0])
 
@@ -123,3 +127,20 @@ def test_only_retrieval_heads_copy_the_answer_from_the_statement(kind: str, seed
             assert score[place] <= 0.08, f"{Head(*place)} is no retrieval head"
     for head in model.truth["induction"]:
         assert score[head] == 0.0
+
+
+def test_heads_are_chosen_on_other_needles_than_they_are_judged_on() -> None:
+    model = headscope.models.load("planted:all")
+    choose, judge, everything = (Bench(model, part=part).needles for part in ("choose", "judge", "all"))
+    assert choose
+    assert judge
+    assert not set(choose) & set(judge)
+    assert set(choose) | set(judge) == set(everything)
+
+
+def test_a_single_needle_serves_both() -> None:
+    model = headscope.models.load("planted:all")
+    one = ProbeConfig(needles=("soup",))
+    assert (
+        Bench(model, one, part="choose").needles == Bench(model, one, part="judge").needles == choose_needles(["soup"])
+    )

@@ -137,7 +137,7 @@ def test_a_policy_that_cuts_changes_the_model(model: HookedModel, name: str) -> 
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("pieces", [(PROMPT, *[1] * (SIZE - PROMPT)), (PROMPT, 4, SIZE - PROMPT - 4), (1,) * SIZE])
+@pytest.mark.parametrize("pieces", [(PROMPT, 4, *[1] * (SIZE - PROMPT - 4)), (1,) * SIZE], ids=["prompt", "tokens"])
 def test_decoding_gives_what_prefill_gives(model: HookedModel, name: str, pieces: tuple[int, ...]) -> None:
     policy, tokens = make(model, name, CUTS[name]), tokens_of(model)
     from_row = from_row_of(name, model)

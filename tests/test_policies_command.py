@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import pyarrow.parquet as parquet
 import pytest
 from safetensors.numpy import load_file
 from typer.testing import CliRunner, Result
 
 import headscope.models
 from app.cli import app as cli
+from app.policies_config import Rule, TaskName
 from app.report.build import render_report
+from app.views.export import to_csv
 from app.views.policies import PolicyRun
+from circuits.policies.catalog import POLICIES as POLICY_KINDS
 from headscope.models import load
 from headscope.models.bridged import BridgedModel
 from headscope.runs import Run, RunWriter
@@ -24,7 +30,7 @@ POLICIES = ("full", "streaming", "razor", "h2o")
 SHORT = [
     *("planted:all", "--policies", "streaming,razor,h2o", "--tasks", "needle,repeated", "--lengths", "64"),
     *("--examples", "3", "--budgets", "0.25", "--shares", "0.5", "--rules", "razor", "--draws", "2"),
-    *("--option", "h2o.recent=4", "--seed", "7", "--device", "cpu", "--set", "window=0.25"),
+    *("--option", "streaming.positions=text", "--seed", "7", "--device", "cpu", "--set", "window=0.25"),
 ]
 STAGES = ["heads.razor", *(f"{task}.64.{policy}" for task in ("needle", "repeated") for policy in POLICIES)]
 
@@ -64,7 +70,7 @@ def test_standard_output_is_the_path_of_a_whole_run(whole: tuple[Run, Result]) -
 
 def test_options_end_up_in_the_settings(whole: tuple[Run, Result]) -> None:
     config = whole[0].manifest.config
-    assert config["options"] == {"h2o": {"recent": 4}}
+    assert config["options"] == {"streaming": {"positions": "text"}}
     assert (config["lengths"], config["budgets"], config["shares"]) == ([64], [0.25], [0.5])
     assert (config["random_draws"], config["examples"], config["window"], config["seed"]) == (2, 3, 0.25, 7)
 
@@ -102,6 +108,30 @@ def test_show_and_report_show_every_task(whole: tuple[Run, Result]) -> None:
     for task in ("needle", "repeated"):
         assert f"{task}, 64 tokens: " in text
         assert f"<h2>{task}, 64 tokens</h2>" in page
+
+
+def test_export_writes_a_row_per_arm_and_task(whole: tuple[Run, Result], tmp_path: Path) -> None:
+    found = PolicyRun(whole[0])
+    printed = run_command("export", whole[0].path, "-f", "json")
+    rows = json.loads(printed.stdout)["arms"]
+    assert [(row["task"], row["value"], row["n"]) for row in rows] == [
+        (task, point.value, 3) for task in found.tasks for _, point in found.arms(task, 64)
+    ]
+    assert [row["bytes"] for row in rows] == [
+        point.kv_bytes for task in found.tasks for _, point in found.arms(task, 64)
+    ]
+    assert len(rows) == 2 * 6
+    for kind in ("csv", "parquet"):
+        assert run_command("export", whole[0].path, "-f", kind, "--out", tmp_path / kind).exit_code == 0
+    by_csv = list(csv.DictReader((tmp_path / "csv").read_text().splitlines()))
+    assert [float(row["bytes_share"]) for row in by_csv] == [row["bytes_share"] for row in rows]
+    assert parquet.read_table(tmp_path / "parquet").to_pylist() == rows
+    assert set(json.loads((tmp_path / "csv.meta.json").read_text())["columns"]) == set(rows[0])
+
+
+def test_export_of_heads_is_still_there(whole: tuple[Run, Result]) -> None:
+    printed = run_command("export", whole[0].path, "--what", "heads").stdout
+    assert printed == to_csv(whole[0])
 
 
 def numbers(folder: Path) -> dict[str, Any]:
@@ -163,11 +193,11 @@ BAD: dict[str, tuple[list[str], str]] = {
     "unknown model": (["planted:al"], r"no model is called 'planted:al'. Did you mean 'planted:all'\?.*"),
     "unknown policy": (["MODEL", "--policies", "h22o"], r"no policy is called 'h22o'. Did you mean 'h2o'\?.*"),
     "policy twice": (["MODEL", "--policies", "h2o,h2o"], "the setting 'policies' cannot be .*: give each once."),
-    "unknown task": (["MODEL", "--tasks", "needl"], "the setting 'tasks.0' cannot be 'needl': .*'needle'.*"),
-    "unknown rule": (["MODEL", "--rules", "best"], "the setting 'rules.0' cannot be 'best'.*"),
+    "unknown task": (["MODEL", "--tasks", "needl"], r"'tasks' cannot hold 'needl': .* Did you mean 'needle'\?$"),
+    "unknown rule": (["MODEL", "--rules", "best"], "'rules' cannot hold 'best': .* or 'induction'.$"),
     "budget above 1": (
         ["MODEL", "--budgets", "1.5"],
-        "'budgets.0' cannot be 1.5: it should be less than or equal to 1",
+        "error: the setting 'budgets' cannot hold 1.5: it should be less than or equal to 1.$",
     ),
     "budget that is no number": (["MODEL", "--budgets", "a"], "--budgets.*'a'.*"),
     "window of nothing": (["MODEL", "--set", "window=0"], "'window' cannot be 0: it should be greater than 0"),
@@ -179,11 +209,21 @@ BAD: dict[str, tuple[list[str], str]] = {
         ["MODEL", "--policies", "h2o", "--option", "h2o.window=3"],
         "h2o: there is no setting 'window'.*",
     ),
+    "option that the budgets decide": (
+        ["MODEL", "--policies", "h2o", "--option", "h2o.recent=4"],
+        "h2o: the option recent=4 would have no effect: .* give budgets",
+    ),
     "option of another policy": (
         ["MODEL", "--policies", "h2o", "--option", "tova.recent=3"],
         "there are options for 'tova', which is not among the policies of this run.",
     ),
-    "option without a policy": (["MODEL", "--option", "recent=3"], "--option.*recent=3.*"),
+    "option without a policy": (
+        ["MODEL", "--option", "recent=3"],
+        "--option cannot be 'recent=3': give POLICY.KEY=VALUE, such as duo.sink=16.",
+    ),
+    "all and one more": (["MODEL", "--policies", "all,streaming"], "'all' stands alone"),
+    "nothing to compare": (["MODEL", "--policies", "full"], "the full cache is what policies are compared with"),
+    "share of nothing": (["MODEL", "--shares", "0"], "'shares' cannot hold 0.0: it should be greater than 0.$"),
     "prompt longer than the context": (["MODEL", "--lengths", "100000"], "error: .*100.?000.*"),
     "no such run": (["--resume", "nothing"], "error: no run is called 'nothing'.*"),
 }
@@ -206,3 +246,9 @@ def test_help_says_what_it_is_for() -> None:
     assert result.exit_code == 0
     for word in ("MODEL", "--policies", "--budgets", "--draws", "--resume"):
         assert word in result.stdout
+
+
+def test_help_names_every_policy_task_and_rule() -> None:
+    said = " ".join(run_command("policies", "--help").stdout.replace("│", " ").split())
+    for name in {*POLICY_KINDS, *get_args(TaskName), *get_args(Rule)} - {"full"}:
+        assert re.search(rf"[ ,]{name}[ ,;.)]", said), name

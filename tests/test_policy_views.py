@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.figures.policies import assignment_figure, pareto_figure
+from app.figures.policies import _look, assignment_figure, pareto_figure
 from app.report.build import render_report
 from app.report.policy_sections import policy_sections
 from app.views.boards import board_tables
 from app.views.policies import PolicyRun, load_outcomes
-from app.views.policy_points import AXES, curve_key, setting_text
+from app.views.policy_points import AXES, curve_key, policy_title, setting_text
 from app.views.policy_tables import arm_table, kind_table, point_table, verdict_table
 from app.views.policy_words import verdict
 from circuits.policies.results import Arm, Outcome
@@ -153,15 +153,30 @@ def test_random_draws_of_a_share_are_one_point_with_their_range(found: PolicyRun
 @pytest.mark.parametrize("axis", list(AXES))
 @pytest.mark.parametrize("task", ["needle", "text"])
 def test_the_front_is_what_no_other_point_beats(found: PolicyRun, task: str, axis: str) -> None:
+    """Of the points that save something, off the bytes axis in their own regime; no random heads, nor nothing right."""
     points, sign = found.points(task, 64), 1 if task == "needle" else -1
     expected = []
     for one in points:
         x, y = one.shares[axis], sign * one.value  # type: ignore[index]
-        others = [(p.shares[axis], sign * p.value) for p in points if p is not one]  # type: ignore[index]
-        if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in others):
+        if x >= 1 or y == 0 or one.draws:
+            continue
+        rivals = [p for p in points if p is not one and (axis == "bytes" or p.regime == one.regime)]
+        others = [(p.shares[axis], sign * p.value, p.draws > 0) for p in rivals]  # type: ignore[index]
+        if not any(a <= x and b >= y and (drawn or (a, b) != (x, y)) for a, b, drawn in others):
             expected.append(one)
     assert list(found.front(task, 64, axis)) == expected  # type: ignore[arg-type]
     assert 0 < len(expected) < len(points)
+    regimes = {one.regime for one in expected}
+    assert regimes == ({"always", "after the prompt"} if task == "needle" and axis != "bytes" else regimes)
+
+
+def test_random_heads_as_good_and_as_small_take_a_point_off_the_front(found: PolicyRun) -> None:
+    ahead = [one.curve for one in found.front("needle", 64, "bytes")]
+    assert ahead == ["snapkv"]
+    for number in (4, 5):
+        found._stages["needle", 64][number] = replace(outcome(6), arm=GOOD[number][0])
+    found._points.clear()
+    assert found.front("needle", 64, "bytes") == ()
 
 
 def test_the_verdict_is_the_smallest_cache_that_reaches_the_bar(found: PolicyRun) -> None:
@@ -170,7 +185,9 @@ def test_the_verdict_is_the_smallest_cache_that_reaches_the_bar(found: PolicyRun
     kept = {curve: one.smallest and one.smallest.shares["bytes"] for curve, one in verdicts.items()}
     assert kept == {"streaming": None, "duo/retrieval": 0.5625, "duo/random": None, "snapkv": 0.25}
     sure = {curve: one.sure is not None for curve, one in verdicts.items()}  # snapkv loses one prompt and gains one
-    assert sure == {"streaming": False, "duo/retrieval": True, "duo/random": False, "snapkv": False}
+    assert sure == {"streaming": False, "duo/retrieval": False, "duo/random": False, "snapkv": False}
+    few = {curve: one.too_few for curve, one in verdicts.items()}  # all six prompts agree: six are too few
+    assert few == {"streaming": 0, "duo/retrieval": N, "duo/random": 0, "snapkv": 0}
     assert found.wasteful("needle", 64, "bytes") == ("top-keys",)
     assert {one.curve: one.smallest is not None for one in found.verdicts("needle", 64, "keys")}["top-keys"]
 
@@ -179,6 +196,10 @@ def test_of_a_loss_less_is_better(found: PolicyRun) -> None:
     full = found.full("text", 64)
     assert full is not None
     assert found.bar("text", 64) == pytest.approx(1.01 * full.value)
+    found._stages["text", 64] = [replace(one, values=one.values / 1000) for one in found.outcomes("text", 64)]
+    found._points.clear()
+    assert found.bar("text", 64) == pytest.approx(full.value / 1000 + 0.01)  # of a small loss 1 % says nothing
+    assert "loss is 0.00299 (n = 6)" in verdict(found, "text", 64)
     assert {one.curve for one in found.verdicts("text", 64) if one.smallest} == {
         "streaming", "duo/retrieval", "duo/random", "snapkv",
     }  # fmt: skip
@@ -245,11 +266,23 @@ def test_the_figure_has_every_point_and_tells_regimes_apart(found: PolicyRun) ->
     late = next(trace for name, trace in traces.items() if "SnapKV" in name)
     assert [symbol.endswith("-open") for symbol in late.marker.symbol] == [True]
     assert not any(symbol.endswith("-open") for symbol in traces["StreamingLLM"].marker.symbol)
-    band = traces["range over 2 random draws"]
+    band = traces["DuoAttention, range over 2 random draws"]
     assert sorted(band.y) == pytest.approx([1 / 6, 0.5])
     assert set(traces["full cache, 0.833"].y) == {full.value if full else None}
     looks = {(t.line.color, t.line.dash, t.marker.symbol[0]) for t in figure.data[1 : 1 + len(curves)]}
     assert len(looks) == len(curves)
+    duo = [next(t for t in figure.data if t.name == found.title(f"duo/{rule}")) for rule in ("retrieval", "random")]
+    assert duo[0].line.color == duo[1].line.color != traces["StreamingLLM"].line.color
+    assert duo[0].line.dash != duo[1].line.dash == "dot"
+
+
+def test_no_two_of_many_curves_look_alike() -> None:
+    rules = ["", *(f"/{rule}" for rule in ("retrieval", "induction", "duo-gate", "razor", "random"))]
+    known = [f"policy{number}{rule}" for number in range(16) for rule in rules]
+    looks = [(*_look(curve, known)["line"].values(), _look(curve, known)["symbol"]) for curve in known]
+    assert len(set(looks)) == len(known)
+    colours = {curve: _look(curve, known)["line"]["color"] for curve in known}
+    assert all(colours[f"policy{number}"] == colours[f"policy{number}/random"] for number in range(16))
 
 
 def test_the_map_frames_the_heads_that_keep_everything(found: PolicyRun) -> None:
@@ -275,7 +308,44 @@ def test_the_report_says_n_regime_and_what_bytes_are(found: PolicyRun) -> None:
         assert said in text
     told = sections["What was run"].items[0]
     assert "25.0\u00a0% of its bytes by Votes of the prompt" in told
-    assert "Random heads in place of chosen ones: none of those tried." in told
+    assert "after a prompt read in full, so its peak is a full cache: 0.833, change +0.000 [-0.500, 0.500]" in told
+    assert f"by interval: too few prompts (n = {N})." in told
+    assert "Random heads in place of chosen ones: on average none; 0 of 2 draws." in told
+    assert "Not judged by bytes, as they drop nothing here: Top keys (IceFormer)." in told
+    assert text.index(told.replace("'", "&#39;")) < text.index("cut short what attention")
+    assert "No causal check was run" not in text
+
+
+def test_off_the_bytes_axis_each_regime_has_a_verdict_of_its_own(found: PolicyRun) -> None:
+    told = verdict(found, "needle", 64, "keys")
+    assert "policies that act from the first token on: 25.0\u00a0% of the keys attended by Top keys" in told
+    assert "policies that act after the prompt: 25.0\u00a0% of the keys attended by Votes of the prompt" in told
+    assert "Not judged" not in told
+
+
+def test_policies_alike_on_the_axis_are_all_named_and_fewest_keys_come_first(found: PolicyRun) -> None:
+    rival = replace(outcome(6), arm=arm("h2o", budget=0.25), attended=0.2)
+    found._stages["needle", 64].append(rival)
+    told = verdict(found, "needle", 64)
+    assert f"by {policy_title('h2o')} (25 % of the text)" in told
+    assert f"; as little: {policy_title('snapkv')} (25 % of the text; after a prompt" in told
+
+
+@pytest.mark.parametrize(
+    ("lost", "n", "sure", "few"),
+    [(1, 200, True, 0), (8, 200, False, 0), (0, 100, True, 0), (0, 20, False, 20)],
+    ids=["loses little", "may lose more than the bar", "all of many agree", "all of few agree"],
+)
+def test_sure_is_where_the_interval_of_the_change_stays_within_the_bar(
+    found: PolicyRun, lost: int, n: int, sure: bool, few: int
+) -> None:
+    """The bar allows a change of -0.05, not only of 0; where all agree, 1 - 0.025^(1/n) of others may differ."""
+    values = np.ones(n)
+    values[:lost] = 0
+    found._stages["needle", 64] = [replace(outcome(0), values=np.ones(n)), replace(outcome(2), values=values)]
+    (one,) = found.verdicts("needle", 64)
+    assert one.smallest is not None
+    assert (one.sure is not None, one.too_few) == (sure, few)
 
 
 def test_the_terminal_has_the_same_numbers(found: PolicyRun) -> None:

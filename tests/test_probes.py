@@ -67,11 +67,11 @@ def test_over_many_seeds_every_planted_head_is_found_and_no_other_flash_and_dens
 ) -> None:
     built = functools.lru_cache(maxsize=1)(build_planted)  # the truth of the very model that is loaded
     monkeypatch.setattr("headscope.models.planted.build_planted", built)
-    for seed in SEEDS if kind == "all" else SEEDS[:8]:  # all has the heads of every other kind
+    for seed in SEEDS if kind == "all" else SEEDS[:4]:  # all has the heads of every other kind
         model, truth = load(f"planted:{kind}", device="cpu", seed=seed), built(kind, seed).truth
         examples = 8 if truth["retrieval"] else 2  # of needles, which no other kind answers
-        # the two readings are held together cell by cell elsewhere: here dense is the oracle where all heads stand
-        for method in ("flash", "dense") if kind == "all" or seed < 5 else ("flash",):
+        # the two readings are held together cell by cell elsewhere: here dense is the oracle of the first seeds
+        for method in ("flash", "dense") if seed < (5 if kind == "all" else 2) else ("flash",):
             config = ProbeConfig(**FEW, needle_examples=examples, haystack=haystack, method=method)
             assert found_heads(model, config) == truth, f"seed {seed}, {method}"
 

@@ -356,7 +356,8 @@ OPTIONS = {
     "--set --out --resume",
     "policies": "MODEL --policies --tasks --lengths --examples --budgets --shares --rules --draws --gate-steps "
     "--option --seed --device --dtype --set --out --resume",
-    "lab": "MODEL --text --heads --ablation --policy --kept --position --a --b --random --captures --bos --seed --device --dtype --out",
+    "lab": "MODEL --text --heads --ablation --policy --kept --position --a --b --random --captures --bos --seed "
+    "--device --dtype --out",
     "show": "RUN --probe/-p --top --by --root",
     "report": "RUN --out/-o --root",
     "export": "RUN --format/-f --out/-o --root",

@@ -306,21 +306,30 @@ def test_a_budget_bounds_the_keys_of_every_row(budget: int) -> None:
     rows = random_rows(size=80)
     top_keys, pages = TopKeysSettings().sized(budget), PagesSettings().sized(budget)
     chunks, tree = ChunksSettings().sized(budget), TreeSettings().sized(budget)
-    split = SplitPagesSettings(sink=1, recent=3).sized(budget)
     assert isinstance(top_keys, TopKeysSettings)
     assert isinstance(pages, PagesSettings)
     assert isinstance(chunks, ChunksSettings)
     assert isinstance(tree, TreeSettings)
-    assert isinstance(split, SplitPagesSettings)
     for policy in (
         TopKeys(top_keys.keys),
         Pages(pages.page, pages.pages),
         Chunks(chunks.size, chunks.chunks),
         TreeSearch(tree.keys),
-        SplitPages(SPLIT, 1, 3, logical=split.logical, page=split.page, pages=split.pages),
     ):
         most = int(mixed(policy, rows).attended.max())
         assert budget / 2 < most <= budget, policy.name
+
+
+@pytest.mark.parametrize("budget", [4, 21, 64])
+def test_a_budget_of_lserve_is_that_of_its_streaming_heads(budget: int) -> None:
+    split = SplitPagesSettings(sink=8, logical=2, page=2, pages=3).sized(budget)
+    assert isinstance(split, SplitPagesSettings)
+    assert (split.logical, split.page, split.pages) == (2, 2, 3)
+    assert (split.sink, split.recent) == (min(8, budget // 4), budget - min(8, budget // 4))
+    policy = SplitPages(SPLIT, split.sink, split.recent, logical=2, page=2, pages=3)
+    found = mixed(policy, random_rows(size=80))
+    assert int(found.attended[:, H // G :].max()) == int(found.kept[:, 1].max()) == budget
+    assert int(found.attended[:, : H // G].max()) == 12
 
 
 def test_a_budget_bounds_the_keys_of_a_hashed_row_on_average() -> None:

@@ -17,7 +17,12 @@ def calibrate(
         str | None, typer.Argument(metavar="MODEL", help="smollm2, a folder, or OWNER/NAME.", show_default=False)
     ] = None,
     sets: Annotated[
-        str, typer.Option(metavar="A,B", help="Data sets: sentiment, topic, lm-eval:rte ... (default: all six).")
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="Data sets: sentiment, topic, subjectivity, question-type, entailment, commonsense (default: all "
+            "six), or a task of lm-eval, such as lm-eval:rte.",
+        ),
     ] = "",
     shots: Annotated[int, typer.Option(min=0, help="Worked examples in every prompt.")] = 4,
     select: Annotated[int, typer.Option(min=4, help="Items on which heads are chosen.")] = 48,
@@ -26,8 +31,12 @@ def calibrate(
         Literal["per-head", "greedy", "first-order"], typer.Option(help="How heads are chosen.")
     ] = "first-order",
     top: Annotated[int, typer.Option(min=1, help="At most so many heads.")] = 16,
-    beta: Annotated[float, typer.Option(help="What weights on sinks are multiplied by.")] = 0.4,
-    draws: Annotated[int, typer.Option(min=0, help="Random choices of as many heads.")] = 5,
+    beta: Annotated[
+        float, typer.Option(help="What weights on sinks are multiplied by: below 1 weakens them, above 1 feeds them.")
+    ] = 0.4,
+    draws: Annotated[
+        int, typer.Option(min=0, help="Random choices of as many heads; with 0 nothing says whether any would do.")
+    ] = 5,
     seeds: Annotated[int, typer.Option(min=1, help="Trials per data set, each with its own split.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="First seed.")] = 0,
     device: DeviceOption = "auto",

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, MethodSettings, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, settings_of, split, start
+from app.commands.request import check_options, go_on, named_options, settings_of, split, start
 
 
 def circuit(
@@ -67,12 +67,4 @@ def named_methods(text: str) -> tuple[str, ...]:
 
 def method_options(given: list[str]) -> dict[str, dict[str, Any]]:
     """``METHOD.KEY=VALUE`` pairs by method."""
-    from headscope.errors import ConfigError
-
-    found: dict[str, dict[str, Any]] = {}
-    for text in given:
-        name, dot, rest = text.partition(".")
-        if not dot or "=" not in rest:
-            raise ConfigError(f"--option cannot be {text!r}: give METHOD.KEY=VALUE, such as eap-ig-inputs.steps=10.")
-        found.setdefault(name.strip(), {}).update(settings_of([rest]))
-    return found
+    return named_options(given, "METHOD.KEY=VALUE, such as eap-ig-inputs.steps=10")

@@ -17,13 +17,22 @@ def export(
         str,
         typer.Option("--out", "-o", metavar="FILE", help="File to write; - is standard output (csv, json)."),
     ] = "-",
+    what: Annotated[
+        Literal["heads", "arms"] | None,
+        typer.Option(
+            help="heads: every score of every head; arms: a row per arm and task or data set of a policies or "
+            "calibrate run (default: arms where a run has them).",
+            show_default=False,
+        ),
+    ] = None,
     root: RootOption = DEFAULT_ROOT,
 ) -> None:
-    """Export every score of every head, with its interval.
+    """Export every score of every head with its interval, or what the arms of a policies or calibrate run did.
 
     With a file, definitions and provenance go next to it as FILE.meta.json; JSON holds them itself.
     """
-    from app.views.export import meta_json, to_csv, to_json, to_parquet
+    from app.views import arm_export
+    from app.views import export as head_export
     from app.views.tables import incomplete_banner
     from headscope.errors import ConfigError
     from headscope.runs.files import write_file
@@ -35,11 +44,18 @@ def export(
     opened = Run.open(find_run(root, run))
     if banner := incomplete_banner(opened):
         typer.echo(banner, err=True)
-    content = {"csv": to_csv, "json": to_json, "parquet": to_parquet}[format](opened)
+    arms = what == "arms" or (what is None and arm_export.has_arms(opened))
+    writers = (
+        {"csv": arm_export.arms_csv, "json": arm_export.arms_json, "parquet": arm_export.arms_parquet}
+        if arms
+        else {"csv": head_export.to_csv, "json": head_export.to_json, "parquet": head_export.to_parquet}
+    )
+    content = writers[format](opened)
     if out == "-":
         typer.echo(content, nl=False)
         return
     write_file(Path(out), content.encode() if isinstance(content, str) else content)
     if format != "json":
-        write_file(Path(f"{out}.meta.json"), meta_json(opened).encode())
+        meaning = arm_export.arms_meta_json if arms else head_export.meta_json
+        write_file(Path(f"{out}.meta.json"), meaning(opened).encode())
     typer.echo(out)

@@ -23,7 +23,11 @@ def lab(
         str, typer.Option(help="zero, mean, resample, uniform, to_bos, or act: calibrate the heads.")
     ] = "zero",
     policy: Annotated[
-        str, typer.Option(metavar="NAME", help="Read the text under a policy, e.g. streaming, duo (keeps the heads).")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Read the text under a policy, e.g. streaming, duo (keeps the heads); all: headscope policies --help.",
+        ),
     ] = "",
     kept: Annotated[int, typer.Option(min=1, help="Tokens that every head may keep or look at under it.")] = 64,
     position: Annotated[int, typer.Option(help="Position whose next token is predicted; negative: from the end.")] = -1,

@@ -7,9 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.circuit import method_options
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, numbers, settings_of, split, start
+from app.commands.request import check_options, go_on, named_options, numbers, settings_of, split, start
+
+_POLICIES = (
+    "streaming, lm-infinite, duo, razor, moa, h2o, tova, d2o, snapkv, attention-gate, recycled; keeping all keys: "
+    "top-keys, quest, lserve, longheads, hip, hyper; other softmaxes: temperature, length-scale, sigmoid, "
+    "off-by-one, sink-removal, act"
+)  # written down, as the catalogue loads in a tenth of a second; a test compares them
 
 
 def policies(
@@ -20,10 +25,19 @@ def policies(
     ] = None,
     policy: Annotated[
         str,
-        typer.Option("--policies", metavar="A,B|all", help="Policies (default: streaming,duo,razor,snapkv,h2o)."),
+        typer.Option(
+            "--policies",
+            metavar="A,B|all",
+            help=f"Policies, beside the full cache: {_POLICIES} (default: streaming,duo,razor,snapkv,h2o).",
+        ),
     ] = "",
     tasks: Annotated[
-        str, typer.Option(metavar="A,B", help="needle, multi-needle, text ... (default: needle,text).")
+        str,
+        typer.Option(
+            metavar="A,B",
+            help="Questions: needle, multi-needle, variable-tracking, repeated; or the loss on text, code, opinions "
+            "(default: needle,text).",
+        ),
     ] = "",
     lengths: Annotated[str, typer.Option(metavar="A,B", help="Prompt lengths in tokens (default: 512).")] = "",
     examples: Annotated[int, typer.Option(min=2, help="Prompts per task and length.")] = 8,
@@ -36,7 +50,8 @@ def policies(
     rules: Annotated[
         str,
         typer.Option(
-            metavar="A,B", help="How those are chosen: duo-gate, razor, retrieval, induction (first and third)."
+            metavar="A,B",
+            help="How those are chosen: duo-gate, razor, retrieval, induction (default: duo-gate,retrieval).",
         ),
     ] = "",
     draws: Annotated[int, typer.Option(min=0, help="Random choices of as many heads.")] = 3,
@@ -64,7 +79,7 @@ def policies(
         "examples": examples,
         "random_draws": draws,
         "gate_steps": gate_steps,
-        "options": method_options(option or []),
+        "options": named_options(option or [], "POLICY.KEY=VALUE, such as duo.sink=16"),
         "seed": seed,
         "device": device,
         "dtype": dtype,
@@ -83,5 +98,9 @@ def policies(
 
 def _named_policies(text: str) -> tuple[str, ...]:
     from circuits.policies.catalog import POLICIES
+    from headscope.errors import ConfigError
 
-    return tuple(POLICIES) if text == "all" else split("policies", text)
+    names = split("policies", text)
+    if "all" in names and len(names) > 1:
+        raise ConfigError(f"--policies cannot be {text!r}: 'all' stands alone, or name the policies without it.")
+    return tuple(POLICIES) if names == ("all",) else names

@@ -85,6 +85,19 @@ def settings_of(given: list[str]) -> dict[str, Any]:
     return found
 
 
+def named_options(given: list[str], form: str) -> dict[str, dict[str, Any]]:
+    """``NAME.KEY=VALUE`` pairs by name; ``form`` says to people what they look like."""
+    from headscope.errors import ConfigError
+
+    found: dict[str, dict[str, Any]] = {}
+    for text in given:
+        name, dot, rest = text.partition(".")
+        if not dot or "=" not in rest:
+            raise ConfigError(f"--option cannot be {text!r}: give {form}.")
+        found.setdefault(name.strip(), {}).update(settings_of([rest]))
+    return found
+
+
 def start(place: str, config: Any, root: Path) -> Path:
     """Run ``module:function`` on a config, with a progress bar; returns the run's folder.
 

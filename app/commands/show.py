@@ -23,7 +23,10 @@ def show(
     ] = "head",
     root: RootOption = DEFAULT_ROOT,
 ) -> None:
-    """Show the strongest heads of a run, with intervals, and what ablating them did; of circuit runs the scoreboard."""
+    """Show the strongest heads of a run, with intervals, and what ablating them did.
+
+    Of circuit, policies and calibrate runs the scoreboard, of lab runs what the change did.
+    """
     from app.terminal import print_line, print_tables
     from app.views.boards import board_tables
     from app.views.tables import check_tables, class_tables, incomplete_banner, named_tables

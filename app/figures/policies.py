@@ -14,13 +14,14 @@ from app.figures.outlines import outline_traces
 from app.figures.style import GRID_COLOUR, TEXT_COLOUR, axis, base_layout, escape, number_ticks
 from app.views.numbers import fixed, interval, percent, signed
 from app.views.policy_heads import Assignment
-from app.views.policy_points import AXES, MEASURES, Axis, Measure, Point, curve_title
+from app.views.policy_points import AXES, MEASURES, Axis, Measure, Point, curve_title, decimals_for, policy_title
+from circuits.policies.arms import RANDOM
 from headscope.heads import Head
 
-_COLOURS = ("#2f7ec2", "#c9771b", "#6a51a3", "#3a8f5c", "#b04a6e", "#8c6d1f")
+_COLOURS = ("#2f7ec2", "#c9771b", "#6a51a3", "#3a8f5c", "#b04a6e", "#8c6d1f", "#1f8a8a", "#a8443a")
 _DASHES = ("solid", "dash", "dashdot", "longdash", "longdashdot")
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "triangle-down", "star", "pentagon", "hexagon", "bowtie")
-_RANDOM = "#8a8a8a"
+_RANDOM_SYMBOLS = ("cross", "x", "hash", "asterisk")
 _RANDOM_BAND = "rgba(138, 138, 138, 0.22)"
 _FRONT_RING = 15
 
@@ -37,6 +38,8 @@ def pareto_figure(
 ) -> go.Figure:
     """What every setting keeps against how well it does, a line per curve, with 95 % intervals over prompts.
 
+    Colour is the policy; dash and mark are how its heads were chosen, dots and crosses for random heads.
+
     Args:
         curves: points by curve, those to be drawn.
         order: every curve of the run, so that one looks the same in all of its figures.
@@ -48,14 +51,15 @@ def pareto_figure(
     """
     figure = go.Figure(layout=_roomy(len(curves) + 4))
     drawn_heads = [points for points in curves.values() if points and points[0].draws]
-    for place, points in enumerate(drawn_heads):
-        figure.add_trace(_band(points, over, is_named=place == 0))
+    known = [*order, *(curve for curve in curves if curve not in order)]
+    for points in drawn_heads:
+        figure.add_trace(_band(points, over, _look(points[0].curve, known)["line"]["color"]))
     for curve, points in curves.items():
-        figure.add_trace(_curve(points, over, measure, order.index(curve) if curve in order else len(order)))
+        figure.add_trace(_curve(points, over, measure, _look(curve, known)))
     if full is not None:
-        figure.add_trace(_level(full.value, f"full cache, {fixed(full.value)}", "dash", 1.8))
+        figure.add_trace(_level(full.value, f"full cache, {fixed(full.value, decimals_for(full.value))}", "dash", 1.8))
     if bar is not None:
-        name = "1 % above it" if measure == "loss" else "95 % of it"
+        name = "1 % or 0.01 nats above it" if measure == "loss" else "95 % of it"
         figure.add_trace(_level(bar, name, "dot", 1.2))
     drawn = [point for point in front if point.curve in curves]
     if drawn:
@@ -73,24 +77,40 @@ def pareto_figure(
 
 def hover_text(point: Point, measure: Measure) -> str:
     """What the mouse says of a point, escaped for plotly."""
+    decimals = decimals_for(point.value)
     drawn = f"<br>{point.draws} draws: {fixed(point.lowest)} to {fixed(point.highest)}" if point.draws else ""
     change = ""
     if point.change == point.change:
-        change = f"<br>change {signed(point.change)} {interval(point.change_low, point.change_high)}"
+        change = (
+            f"<br>change {signed(point.change, decimals)} {interval(point.change_low, point.change_high, decimals)}"
+        )
     shares = point.shares
+    value = f"{fixed(point.value, decimals)} {interval(point.low, point.high, decimals)}"
     return (
-        f"{escape(curve_title(point.arm))}<br>{escape(point.setting)}<br>{MEASURES[measure]} {fixed(point.value)} "
-        f"{interval(point.low, point.high)}, n = {point.n}{change}{drawn}<br>bytes {percent(shares['bytes'])}, "
+        f"{escape(curve_title(point.arm))}<br>{escape(point.setting)}<br>{MEASURES[measure]} {value}, n = {point.n}"
+        f"{change}{drawn}<br>bytes {percent(shares['bytes'])}, "
         f"keys {percent(shares['keys'])}, operations {percent(shares['flops'])}"
     )
 
 
-def _curve(points: Sequence[Point], over: Axis, measure: Measure, place: int) -> go.Scatter:
+def _look(curve: str, known: Sequence[str]) -> dict[str, Any]:
+    """Colour by policy, dash and mark by rule; where colours come round again, with the next dashes and marks."""
+    policy, _, rule = curve.partition("/")
+    policies = list(dict.fromkeys(one.partition("/")[0] for one in known))
+    rules = list(dict.fromkeys(rest for one in known if (rest := one.partition("/")[2]) != RANDOM))
+    turn, place = divmod(policies.index(policy), len(_COLOURS))
+    if rule == RANDOM:
+        dash, symbol = "dot", _RANDOM_SYMBOLS[turn % len(_RANDOM_SYMBOLS)]
+    else:
+        number = rules.index(rule) + turn * len(rules)
+        dash, symbol = _DASHES[number % len(_DASHES)], _SYMBOLS[number % len(_SYMBOLS)]
+    return {"line": {"color": _COLOURS[place], "dash": dash}, "symbol": symbol}
+
+
+def _curve(points: Sequence[Point], over: Axis, measure: Measure, look: dict[str, Any]) -> go.Scatter:
     """Filled marks act from the first token on, hollow ones after the prompt."""
     own = sorted(points, key=lambda point: point.shares[over])
-    is_random = bool(own and own[0].draws)
-    colour = _RANDOM if is_random else _COLOURS[place % len(_COLOURS)]
-    symbol = _SYMBOLS[place % len(_SYMBOLS)]
+    colour, symbol = look["line"]["color"], look["symbol"]
     bars = {"array": [_reach(p.high, p.value) for p in own], "arrayminus": [_reach(p.value, p.low) for p in own]}
     return go.Scatter(
         x=[point.shares[over] for point in own],
@@ -98,7 +118,7 @@ def _curve(points: Sequence[Point], over: Axis, measure: Measure, place: int) ->
         error_y={"type": "data", "symmetric": False, "thickness": 1, "width": 3, **bars},
         mode="lines+markers",
         name=escape(curve_title(own[0].arm)) if own else "",
-        line={"color": colour, "width": 1.8, "dash": "dot" if is_random else _DASHES[place % len(_DASHES)]},
+        line=look["line"] | {"width": 1.8},
         marker={
             "symbol": [symbol if point.regime == "always" else f"{symbol}-open" for point in own],
             "size": 8,
@@ -110,8 +130,8 @@ def _curve(points: Sequence[Point], over: Axis, measure: Measure, place: int) ->
     )
 
 
-def _band(points: Sequence[Point], over: Axis, *, is_named: bool) -> go.Scatter:
-    """The range over random assignments, as an area behind everything."""
+def _band(points: Sequence[Point], over: Axis, colour: str) -> go.Scatter:
+    """The range over random assignments of a policy, as an area behind everything, edged in the policy's colour."""
     own = sorted(points, key=lambda point: point.shares[over])
     x = [point.shares[over] for point in own]
     edge = [point.highest for point in own] + [point.lowest for point in own][::-1]
@@ -121,9 +141,8 @@ def _band(points: Sequence[Point], over: Axis, *, is_named: bool) -> go.Scatter:
         mode="lines",
         fill="toself",
         fillcolor=_RANDOM_BAND,
-        line={"width": 0, "color": _RANDOM},
-        name=f"range over {max(point.draws for point in own)} random draws",
-        showlegend=is_named,
+        line={"width": 0.8, "color": colour, "dash": "dot"},
+        name=escape(f"{policy_title(own[0].arm.policy)}, range over {max(point.draws for point in own)} random draws"),
         hoverinfo="skip",
     )
 
@@ -138,7 +157,7 @@ def _level(value: float, name: str, dash: str, width: float) -> go.Scatter:
 def _ring(points: Sequence[Point], over: Axis) -> go.Scatter:
     return go.Scatter(
         x=[point.shares[over] for point in points], y=[point.value for point in points], mode="markers",
-        name="no other is better and as small", hoverinfo="skip",
+        name="saves, and no other is better and as small", hoverinfo="skip",
         marker={"symbol": "circle-open", "size": _FRONT_RING, "color": TEXT_COLOUR, "line": {"width": 1.4}},
     )  # fmt: skip
 

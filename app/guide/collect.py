@@ -11,6 +11,7 @@ import re
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from app.guide.entries import FILE, Note, Section
@@ -31,6 +32,8 @@ _MODULES = {
     "faithfulness": "circuits.faithfulness",
     "stability": "circuits.stability",
     "graph": "circuits.graph",
+    "act": "circuits.calibration.act",
+    "act_sinks": "circuits.calibration.sinks",
 }  # fmt: skip
 _OBJECTS = {
     "causal_check": "circuits.validation:validate",
@@ -45,6 +48,7 @@ _LABEL = re.compile(
     r"|Activation frequency|Differences from the released code|zero|mean|resample|uniform|to_bos)(?:\*\*)?:\s*",
     re.MULTILINE,
 )
+_BLOCK = re.compile(r"(?<=:):\n\n((?: {4}.*(?:\n|$)|\n)+)")
 
 
 def collect() -> dict[str, Any]:
@@ -64,10 +68,20 @@ def note_of(name: str, docstring: str) -> Note:
     text = re.split(r"^(?:Args|Returns|Raises|Attributes):$", docstring, flags=re.MULTILINE)[0]
     head, _, rest = text.partition("\n")
     cuts = [*_LABEL.finditer(rest)]
-    lead = _joined(rest[: cuts[0].start()] if cuts else rest)
+    lead = _lead(rest[: cuts[0].start()] if cuts else rest)
     ends = [*(cut.start() for cut in cuts[1:]), len(rest)][: len(cuts)]
     parts = [Section(cut.group(1), _joined(rest[cut.end() : end])) for cut, end in zip(cuts, ends, strict=True)]
-    return Note(name, _joined(head), tuple([*([Section("", lead)] if lead else []), *parts]))
+    return Note(name, _joined(head), tuple([*lead, *parts]))
+
+
+def _lead(text: str) -> list[Section]:
+    """What precedes the labels; indented blocks behind ``::`` keep their lines."""
+    pieces = enumerate(_BLOCK.split(text))
+    return [
+        Section("Formula", dedent(piece).strip("\n")) if number % 2 else Section("", _joined(piece))
+        for number, piece in pieces
+        if piece.strip()
+    ]
 
 
 def _joined(text: str) -> str:

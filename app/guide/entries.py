@@ -14,7 +14,7 @@ FILE = "definitions.json"
 
 @dataclass(frozen=True)
 class Section:
-    """A labelled paragraph of a note: "Definition", "Source", "Pitfalls"."""
+    """A labelled paragraph of a note: "Definition", "Source", "Pitfalls"; a "Formula" has lines of its own."""
 
     label: str
     text: str

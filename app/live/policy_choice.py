@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from circuits.policies.arms import has_budget
-from circuits.policies.catalog import POLICIES, PolicyKind, policy_kind
+from circuits.policies.catalog import POLICIES, policy_kind
+from circuits.policies.kinds import PolicyKind
 from headscope.errors import ConfigError
 
 FAMILIES: Mapping[str, str] = {

@@ -12,8 +12,9 @@ from app.live.changed_run import ChangedRun, Opened
 from app.live.clean_text import CleanText, capture_heads
 from app.live.requests import LabRequest
 from app.live.results import PolicyCost
-from circuits.policies.catalog import PolicyKind, build_policy, policy_kind
+from circuits.policies.catalog import build_policy, policy_kind
 from circuits.policies.head_split import HeadSplit
+from circuits.policies.kinds import PolicyKind
 from circuits.policies.policy import Policy, applied
 from headscope.captures import CapturedText
 from headscope.heads import Head

@@ -23,6 +23,7 @@ from app.views.calibration_maps import chosen_maps, sink_maps
 from app.views.calibration_sinks import class_rows
 from app.views.calibration_words import (
     ALIKE,
+    LAST_TOKENS,
     agreement_text,
     before_after_text,
     means_over_sets,
@@ -31,6 +32,7 @@ from app.views.calibration_words import (
     set_verdict,
     settings_text,
     sinks_text,
+    tokens_note,
 )
 from app.views.numbers import fixed
 from app.views.source import source_line
@@ -38,7 +40,8 @@ from app.views.tables import incomplete_banner
 from headscope.errors import HeadscopeError, UnsupportedError
 from headscope.runs.index import RunSummary
 
-MAKE_ONE = "Choose a calibration run. One is made by: headscope calibrate MODEL --sets sentiment,topic"
+MAKE_ONE = "headscope calibrate smollm2 --sets sentiment,topic"
+"""The command that makes a run for these panels."""
 _NARROW = 92
 
 
@@ -156,7 +159,7 @@ def sinks(found: CalibrationRun, name: str) -> Content:
         table=tables.class_table(found, name),
         summary=f"Attention on sinks by kind of place and class of heads. {sinks_text(found, name)}",
         caption=f"{sinks_text(found, name)} A head that looks at the token itself has sinks among the last tokens, "
-        "which few rows see.",
+        f"which few rows see.{tokens_note(found)}",
         source=source_line(found.run),
     )
 
@@ -185,7 +188,7 @@ def pattern(found: CalibrationRun, name: str) -> Content:
         summary=f"Attention before and after calibration. {told}",
         caption=f"{told} The head is the first that was chosen there; where none was, the one with most on its later "
         f"sinks. Colours follow the square root and end at {fixed(colour_top(shown))}, the largest weight off the "
-        "first token.",
+        f"first token. {LAST_TOKENS}",
         source=source_line(found.run),
     )
 
@@ -210,7 +213,7 @@ def _guarded(build: Callable[[CalibrationRun, str], Content]) -> Callable[[View,
 
     def whole(view: View, state: PoliciesState) -> Content:
         if not state.calibration:
-            return empty(MAKE_ONE)
+            return empty(f"Choose a run of kind calibrate. One is made by: {MAKE_ONE}")
         try:
             found = calibration_run(view.site, state.calibration)
             return build(found, found.known_set(state.set) if state.set else "")

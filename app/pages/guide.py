@@ -14,9 +14,10 @@ from app.figures.guide_pictures import worked_pattern_figure, worked_series_figu
 from app.frame.page import Content, Page, Panel
 from app.frame.panels import panel_box
 from app.frame.state import PageState
-from app.guide.entries import Note, Section, collected
+from app.guide.entries import Section, collected
 from app.pages.guide_circuits import methods_text, tasks_text
-from app.pages.guide_text import marked, sectioned
+from app.pages.guide_policies import calibration_text, policies_text
+from app.pages.guide_text import marked, noted, sectioned
 from app.site import Site, View
 from app.views.classes import bound_text
 from app.views.worked import PATTERNS, WorkedPattern
@@ -36,6 +37,7 @@ _METHOD_TITLES = {
 }
 _TEXT_ONLY = {"needle_grid": "Needle grid", "weights": "OV and QK circuits"}
 _CIRCUITS = {"circuit_methods": "Circuit methods", "circuit_tasks": "Circuit tasks"}
+_POLICIES = {"cache_policies": "Policies", "act": "Attention calibration (ACT)"}
 _BESIDE = ("Definition", "Tokens", "Activation frequency", "Second column")  # said by the formulas; kept in a fold
 
 
@@ -52,7 +54,13 @@ class GuideState(PageState):
 def titles() -> dict[str, str]:
     """Anchor and title of every card, in order."""
     probes = {name: collected().of_probe(name)[0].title for name in PATTERNS}
-    return {**probes, **{name: title for name, (title, _) in _METHOD_TITLES.items()}, **_TEXT_ONLY, **_CIRCUITS}
+    return {
+        **probes,
+        **{name: title for name, (title, _) in _METHOD_TITLES.items()},
+        **_TEXT_ONLY,
+        **_CIRCUITS,
+        **_POLICIES,
+    }
 
 
 def _pattern(make: Callable[[], WorkedPattern]) -> Callable[[View, GuideState], Content]:
@@ -104,6 +112,8 @@ def _layout(_site: Site, state: GuideState) -> list[Component]:
         *(_card(name, names[name], _method_text((name,)), picture=False) for name in _TEXT_ONLY),
         _card("circuit_methods", names["circuit_methods"], methods_text(), picture=False),
         _card("circuit_tasks", names["circuit_tasks"], tasks_text(), picture=False),
+        _card("cache_policies", names["cache_policies"], policies_text(), picture=False),
+        _card("act", names["act"], calibration_text(), picture=False),
     ]
     return [controls, contents, html.Div(cards, id="guide-cards")]
 
@@ -134,12 +144,7 @@ def _is_beside(part: Section) -> bool:
 
 
 def _method_text(names: tuple[str, ...]) -> list[Any]:
-    notes: list[Note] = [collected().notes[name] for name in names]
-    return [
-        part
-        for note in notes
-        for part in (html.P(marked(note.headline), className="hs-headline"), *sectioned(note.sections))
-    ]
+    return noted([collected().notes[name] for name in names])
 
 
 def _definition(each: ScoreDefinition, *, is_first: bool) -> html.Section:

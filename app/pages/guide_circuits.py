@@ -7,16 +7,18 @@ from typing import Any
 from dash import html
 
 from app.guide.entries import collected
-from app.pages.guide_text import marked, sectioned
+from app.pages.guide_text import facts, marked, noted
 from circuits.methods import METHODS
 from headscope.tasks.contrast_catalog import CONTRAST_TASKS
 
 
 def methods_text() -> list[Any]:
     """What each method does and what its scores are."""
-    note = collected().notes["graph"]
-    lead = [html.P(marked(note.headline), className="hs-headline"), *sectioned(note.sections)]
-    return [*lead, *(_facts(one.title, one.name, _method(one.name)) for one in METHODS.values())]
+    lead = noted([collected().notes["graph"]])
+    return [
+        *lead,
+        *(facts(one.title, one.name, _method(one.name), anchor=f"circuit-{one.name}") for one in METHODS.values()),
+    ]
 
 
 def tasks_text() -> list[Any]:
@@ -26,7 +28,10 @@ def tasks_text() -> list[Any]:
         "only sought where the model passes the task's bar.",
         className="hs-headline",
     )
-    return [lead, *(_facts(one.title, one.name, _task(one.name)) for one in CONTRAST_TASKS.values())]
+    return [
+        lead,
+        *(facts(one.title, one.name, _task(one.name), anchor=f"circuit-{one.name}") for one in CONTRAST_TASKS.values()),
+    ]
 
 
 def _method(name: str) -> list[tuple[str, Any]]:
@@ -51,12 +56,3 @@ def _task(name: str) -> list[tuple[str, Any]]:
         ("bar", f"right on at least {one.bar:.0%} of the prompts"),
         ("source", marked(one.source)),
     ]
-
-
-def _facts(title: str, name: str, facts: list[tuple[str, Any]]) -> html.Section:
-    parts: list[Any] = []
-    for label, text in facts:
-        parts += [html.Dt(label), html.Dd(text)]
-    return html.Section(
-        [html.H3([title, " ", html.Code(name)]), html.Dl(parts, className="hs-facts")], id=f"circuit-{name}"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import dash_mantine_components as dmc
@@ -13,7 +14,7 @@ from app.frame.page import Page, Panel
 from app.frame.panels import panel_box
 from app.frame.words import attributes
 from app.pages import calibrate_panels, policies_panels
-from app.pages.policies_state import PoliciesState, chosen_arm, guarded, quietly, rule_key, suits
+from app.pages.policies_state import MAKE_ONE, PoliciesState, chosen_arm, guarded, quietly, rule_key, suits
 from app.site import Site, current_site
 from app.views.policies import PolicyRun
 from app.views.policy_words import rule_text
@@ -80,12 +81,36 @@ def _layout(site: Site, state: PoliciesState) -> list[Component]:
         panel_box(PAGE, "arms", tall=480),
         panel_box(PAGE, "kinds", tall=240),
     ]
-    return [
+    policies = [
         _controls(site, state, found),
-        html.Div(boxes, className="hs-columns"),
+        *_half("run", boxes, state.run, "No policies run is chosen, or here yet.", MAKE_ONE),
+    ]
+    calibration = [
         html.H2("Attention calibration (ACT)", className="policies-part"),
         calibrate_panels.controls(PAGE, site, state),
-        html.Div(calibrate_panels.boxes(PAGE), className="hs-columns"),
+        *_half(
+            "calibration",
+            calibrate_panels.boxes(PAGE),
+            state.calibration,
+            "No calibrate run is chosen, or here yet.",
+            calibrate_panels.MAKE_ONE,
+        ),
+    ]
+    if state.calibration and not state.run:
+        return [*calibration, html.H2("Cache policies", className="policies-part"), *policies]
+    return [*policies, *calibration]
+
+
+def _half(field: str, boxes: Sequence[Component], run: str, sentence: str, command: str) -> list[Component]:
+    """The panels of a kind of run; as long as none is chosen one notice, and the panels wait out of sight."""
+    code = html.Code(command, style={"whiteSpace": "nowrap"})
+    notice = html.Div(
+        [html.Strong(sentence), html.P(["One is made by: ", code])], className="hs-notice hs-empty", role="status"
+    )
+    columns = html.Div(list(boxes), className="hs-columns")
+    return [
+        html.Div(notice, id=f"{PAGE.id(field)}-none", hidden=bool(run)),
+        html.Div(columns, id=f"{PAGE.id(field)}-half", hidden=not run),
     ]
 
 
@@ -161,9 +186,22 @@ def _with_control(box: html.Section, control: Component) -> html.Section:
     return box
 
 
+def _register_half(app: Dash, page: Page, field: str) -> None:
+    @app.callback(
+        Output(f"{page.id(field)}-none", "hidden"),
+        Output(f"{page.id(field)}-half", "hidden"),
+        Input(page.id(field), "value"),
+        prevent_initial_call=True,
+    )
+    def _(run: str | None) -> Any:
+        return bool(run), not run
+
+
 def _register(app: Dash, page: Page) -> None:
     """Another run brings its own tasks, curves, rules and shares; another task its own lengths."""
     calibrate_panels.register(app, page)
+    _register_half(app, page, "run")
+    _register_half(app, page, "calibration")
 
     @app.callback(
         Output(page.id("task"), "data"),
@@ -217,14 +255,15 @@ PAGE = Page(
     state=PoliciesState,
     layout=_layout,
     panels=(
-        _panel("short", "In short", _TASK, policies_panels.short, has_figure=False, has_table=False),
+        _panel("short", "In short", (*_TASK, "axis"), policies_panels.short, has_figure=False, has_table=False),
         _panel(
             "pareto", "Cost against accuracy", (*_TASK, "axis", "curves"), policies_panels.pareto,
             help="Every setting of every policy: what it takes, and how well the model then does. Upper left is best; "
             "for a loss lower left.",
         ),
         _panel(
-            "smallest", "Least that does", (*_TASK, "axis"), policies_panels.smallest, has_figure=False,
+            "smallest", "Smallest setting that still works", (*_TASK, "axis"), policies_panels.smallest,
+            has_figure=False,
             help="The fewest bytes, keys or operations with which a policy does nearly as well as the full cache.",
         ),
         _panel("heads", "Heads with a full cache", _MAP, policies_panels.heads),

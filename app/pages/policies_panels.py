@@ -14,15 +14,18 @@ from app.site import View
 from app.views.numbers import fixed, interval, percent
 from app.views.policies import Verdict
 from app.views.policy_heads import assignment_table
-from app.views.policy_points import AXES, MEASURES, Axis
+from app.views.policy_points import AXES, MEASURES, REGIMES, Axis, decimals_for
 from app.views.policy_tables import (
     COUNTED,
     LEAST,
     arm_table,
     bar_text,
+    by_regime,
     kind_table,
     left_out_text,
     point_table,
+    shown_arms,
+    sure_text,
     title_text,
     verdict_table,
 )
@@ -30,11 +33,17 @@ from app.views.policy_words import assignment_text, regime_text, verdict
 from app.views.source import source_line
 from app.views.table import Cell, Table
 from app.views.tables import incomplete_banner
+from circuits.policies.results import Regime
 
 _AXIS_NOTES: dict[Axis, str] = {
     "bytes": COUNTED,
     "keys": "Keys are counted over the rows on which a policy acts.",
     "flops": "Operations of attention, choosing keys included, over the rows on which a policy acts.",
+}
+_REGIMES: dict[Axis, str] = {
+    "bytes": "A policy that acts after the prompt reads it with a full cache: that is its peak.",
+    "keys": "Compare only policies that act from the same token on.",
+    "flops": "Compare only policies that act from the same token on.",
 }
 _LEAST: dict[Axis, str] = {"bytes": "Bytes kept", "keys": "Keys attended", "flops": "Operations"}
 _NARROW, _WIDE = 106, 300
@@ -48,7 +57,7 @@ def source_of(chosen: Chosen) -> str:
 
 def short(view: View, state: PoliciesState) -> Content:
     chosen = choose(view.site, state)
-    said = verdict(chosen.found, chosen.task, chosen.length) or "The full cache has not been run yet."
+    said = verdict(chosen.found, chosen.task, chosen.length, state.axis) or "The full cache has not been run yet."
     body = [html.P(said, className="hs-finding")]
     if banner := incomplete_banner(chosen.found.run):
         body.insert(0, html.P(banner, className="hs-refused"))
@@ -71,7 +80,7 @@ def pareto(view: View, state: PoliciesState) -> Content:
         figure,
         table=point_table(found, task, length, state.axis),
         summary=f"{AXES[state.axis].capitalize()} against {MEASURES[found.measure(task)]}. "
-        f"{title_text(found, task, length)}. {verdict(found, task, length)}",
+        f"{title_text(found, task, length)}. {verdict(found, task, length, state.axis)}",
         caption=f"Bars: 95 % bootstrap over n = {chosen.points[0].n} prompts.{left} "
         f"{regime_text(point for points in curves.values() for point in points)} {_AXIS_NOTES[state.axis]}",
         source=source_of(chosen),
@@ -83,31 +92,42 @@ def smallest(view: View, state: PoliciesState) -> Content:
     found, task, length, axis = chosen.found, chosen.task, chosen.length, state.axis
     verdicts, left = found.verdicts(task, length, axis), left_out_text(found, task, length, axis)
     if not verdicts:
-        return empty(left or verdict(found, task, length) or "The full cache has not been run on this task yet.")
+        return empty(verdict(found, task, length, axis) or left or "The full cache has not been run on this task yet.")
     names = ("Policy", _LEAST[axis], MEASURES[found.measure(task)].capitalize(), "By interval")
     head = html.Thead(html.Tr([html.Th(name, scope="col", className="policies-wrap") for name in names]))
-    rows = html.Tbody([_verdict_row(chosen, one, axis) for one in verdicts])
+    parts = list[Any]()
+    for regime, own in by_regime(verdicts, axis).items():
+        parts.append(html.Tbody([*_regime_row(regime, len(names)), *(_verdict_row(chosen, one, axis) for one in own)]))
     return Content(
-        body=html.Div(html.Table([head, rows], className="hs-table"), className="policies-wide"),
+        body=html.Div(html.Table([head, *parts], className="hs-table"), className="policies-wide"),
         table=verdict_table(found, task, length, axis),
         caption=f"{LEAST[axis]} {bar_text(found, task)}, of the settings that were tried (n = {chosen.points[0].n}). "
-        f"{left}By interval: where the 95 % interval of the paired change stays within that bar too. Where all prompts "
-        "agree it has no width, though up to about 3 / n of others may differ.",
+        f"{left}By interval: where the 95 % interval of the paired change stays within that bar too; where all prompts "
+        f"agree, an exact bound takes its place (with n = {chosen.points[0].n} up to "
+        f"{percent(1 - 0.025 ** (1 / chosen.points[0].n))} of others may differ). {_REGIMES[axis]}",
         source=source_of(chosen),
     )
 
 
 def _verdict_row(chosen: Chosen, one: Verdict, axis: Axis) -> html.Tr:
-    point, sure = one.smallest, one.sure
+    point = one.smallest
     cells: list[Any] = [html.Th(chosen.found.title(one.curve), scope="row")]
     if point is None:
         cells += [html.Td("none"), html.Td("")]
     else:
-        ends = html.Span(interval(point.low, point.high), className="policies-ends")
+        decimals = decimals_for(point.value)
+        ends = html.Span(interval(point.low, point.high, decimals), className="policies-ends")
         where = html.Span(point.setting, className="policies-ends")
-        cells += [html.Td([percent(point.shares[axis]), where]), html.Td([fixed(point.value), ends])]
-    cells.append(html.Td(percent(sure.shares[axis]) if sure else "none"))
+        cells += [html.Td([percent(point.shares[axis]), where]), html.Td([fixed(point.value, decimals), ends])]
+    cells.append(html.Td(sure_text(one, axis)))
     return html.Tr(cells)
+
+
+def _regime_row(regime: Regime | None, width: int) -> list[html.Tr]:
+    """A heading for policies that act from the same token on; none where all can be compared."""
+    if regime is None:
+        return []
+    return [html.Tr(html.Th(f"Acting {REGIMES[regime]}", colSpan=width, scope="rowgroup"))]
 
 
 def heads(view: View, state: PoliciesState) -> Content:
@@ -133,7 +153,7 @@ def arms(view: View, state: PoliciesState) -> Content:
     table = arm_table(chosen.found, chosen.task, chosen.length)
     measured = title_text(chosen.found, chosen.task, chosen.length)
     return Content(
-        body=_grid("policies-arms-table", table),
+        body=_grid("policies-arms-table", shown_arms(chosen.found, chosen.task, chosen.length)),
         table=table,
         caption=f"{len(table.rows)} arms, each random draw by itself. {measured}. Change: from the full cache on the "
         f"same prompts, with its paired 95 % interval. {COUNTED}",

@@ -16,7 +16,8 @@ from circuits.policies.results import Arm
 from headscope.errors import HeadscopeError, UnknownNameError, UnsupportedError
 from headscope.runs.index import RunSummary
 
-MAKE_ONE = "Choose a run of kind policies. One is made by: headscope policies MODEL"
+MAKE_ONE = "headscope policies smollm2"
+"""The command that makes a run for this page."""
 MOST_CURVES = 9
 _TYPICAL_SHARE = 0.25
 
@@ -30,8 +31,9 @@ class PoliciesState(PageState):
         length: prompt length; None means the longest of the task.
         axis: what the horizontal axis of the curves is.
         curves: curves that are drawn; empty means all, or the best where there are too many.
-        rule: how the heads on the map were chosen, ``random 2`` for the second draw; empty means the first rule.
-        share: share of key/value heads on the map that keep everything; None means the one nearest to a quarter.
+        rule: how the heads on the map were chosen, ``random 2`` for the second draw; empty means that of the verdict.
+        share: share of key/value heads on the map that keep everything; None means that of the verdict,
+            or the one nearest to a quarter.
         calibration: id of the calibrate run.
         set: data set of the calibrate run that is shown; empty means all, or the first.
     """
@@ -84,7 +86,9 @@ def policy_run(site: Site, run_id: str) -> PolicyRun:
     """
     run = site.run(run_id)
     if run.manifest.kind != KIND:
-        raise UnsupportedError(f"the run {run.manifest.id} is of kind {run.manifest.kind}, not {KIND}. {MAKE_ONE}")
+        raise UnsupportedError(
+            f"the run {run.manifest.id} is of kind {run.manifest.kind}, not {KIND}. One is made by: {MAKE_ONE}"
+        )
     return site.remember((KIND, str(run.path), len(run.manifest.stages)), lambda: PolicyRun(run))
 
 
@@ -150,6 +154,9 @@ def chosen_arm(found: PolicyRun, state: PoliciesState) -> Arm | None:
     if not arms:
         return None
     rules = list(dict.fromkeys(map(rule_key, arms)))
+    shown = None if state.rule else _of_verdict(found, state)
+    if shown is not None and (state.share is None or abs(shown.share - state.share) < 1e-9):
+        return shown
     rule = state.rule or rules[0]
     if rule not in rules:
         raise UnknownNameError.of("rule of this run", rule, rules)
@@ -163,12 +170,19 @@ def chosen_arm(found: PolicyRun, state: PoliciesState) -> Arm | None:
     return found_arm
 
 
+def _of_verdict(found: PolicyRun, state: PoliciesState) -> Arm | None:
+    """The arm that the verdict on the state's task names, or the first task's where the state has none."""
+    task = state.task if state.task in found.tasks else found.tasks[0]
+    lengths = found.lengths(task)
+    return found.shown_arm(task, state.length if state.length in lengths else lengths[-1])
+
+
 def guarded(build: Callable[[View, PoliciesState], Content]) -> Callable[[View, PoliciesState], Content]:
     """A panel that says in its own words what it cannot show."""
 
     def whole(view: View, state: PoliciesState) -> Content:
         if not state.run:
-            return empty(MAKE_ONE)
+            return empty(f"Choose a run of kind policies. One is made by: {MAKE_ONE}")
         try:
             return build(view, state)
         except NotYetError as error:

@@ -11,6 +11,7 @@ from app.views.calibration import CalibrationRun
 from app.views.calibration_maps import chosen_maps, sink_maps
 from app.views.calibration_sinks import class_rows
 from app.views.calibration_words import (
+    LAST_TOKENS,
     agreement_text,
     before_after_text,
     means_over_sets,
@@ -19,6 +20,7 @@ from app.views.calibration_words import (
     set_verdict,
     settings_text,
     sinks_text,
+    tokens_note,
 )
 from headscope.runs.reading import Run
 
@@ -45,6 +47,11 @@ def calibration_lead(run: Run) -> str:
         f"(ACT) on {len(sets)} data {'set' if len(sets) == 1 else 'sets'}, beside random heads, all heads and the "
         "opposite calibration."
     )
+
+
+def calibration_finding(run: Run) -> str:
+    """The verdict over all data sets; empty where none is in yet."""
+    return overall(CalibrationRun(run))
 
 
 def calibration_sections(run: Run) -> tuple[BoardSection, ...]:
@@ -113,10 +120,10 @@ def _sinks(found: CalibrationRun) -> BoardSection:
     )
     return BoardSection(
         "Where sinks sit",
-        (sinks_text(found),),
+        (f"{sinks_text(found)}{tokens_note(found)}",),
         figures=(bars, maps),
         tables=(tables.classes_text(found),),
-        folded=(tables.tokens_text(found),),
+        folded=tuple(table for table in (tables.tokens_text(found),) if table.rows),
         is_wide=True,
     )
 
@@ -127,7 +134,10 @@ def _before_after(found: CalibrationRun) -> BoardSection:
     for name, sinks in found.sinks.items():
         told = before_after_text(found, name)
         top = f"{colour_top(sinks.shown):.3f}"
-        caption = f"{told} Colours follow the square root and end at {top}, the largest weight off the first token."
+        caption = (
+            f"{told} Colours follow the square root and end at {top}, the largest weight off the first token. "
+            f"{LAST_TOKENS}"
+        )
         figure = before_after_figure(sinks.shown)
         blocks.append(figure_block(figure, anchor=anchor("calibration", "pattern", name), label=told, caption=caption))
     return BoardSection("Attention before and after", figures=tuple(blocks), is_wide=True)

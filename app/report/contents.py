@@ -9,8 +9,13 @@ from app.figures.agreement import agreement_figure
 from app.figures.overlap import overlap_figure
 from app.report.blocks import FigureBlock, figure_block
 from app.report.boards import BoardSection, bench_sections, board_lead, board_limits, circuit_sections
-from app.report.calibration_sections import CALIBRATION_LIMITS, calibration_lead, calibration_sections
-from app.report.policy_sections import POLICY_LIMITS, policy_lead, policy_sections
+from app.report.calibration_sections import (
+    CALIBRATION_LIMITS,
+    calibration_finding,
+    calibration_lead,
+    calibration_sections,
+)
+from app.report.policy_sections import POLICY_LIMITS, policy_finding, policy_lead, policy_sections
 from app.report.sections import (
     CheckSection,
     ClassSection,
@@ -40,6 +45,7 @@ _BOARDS = {
     calibration.KIND: calibration_sections,
 }
 _LEADS = {policies.KIND: policy_lead, calibration.KIND: calibration_lead}
+_FINDINGS = {policies.KIND: policy_finding, calibration.KIND: calibration_finding}
 _LIMITS = {policies.KIND: POLICY_LIMITS, calibration.KIND: CALIBRATION_LIMITS}
 
 
@@ -70,6 +76,7 @@ class ReportContents:
         board: sections of a circuit run, a benchmark of circuit methods, a policies or a calibrate run; else empty.
         is_complete: False puts a banner on the report.
         missing_stages: planned stages that were not finished.
+        finding: what a policies or calibrate run found, in a sentence or two; empty for others.
         summary: the run in words.
         card: what the model was seen to support, or None where it was not recorded.
         classes: a section per class.
@@ -90,6 +97,7 @@ class ReportContents:
     board: tuple[BoardSection, ...]
     is_complete: bool
     missing_stages: tuple[str, ...]
+    finding: str
     summary: Summary
     card: CapabilityCard | None
     classes: tuple[ClassSection, ...]
@@ -119,6 +127,7 @@ def report_contents(run: Run) -> ReportContents:
         board=board,
         is_complete=run.is_complete,
         missing_stages=tuple(run.missing_stages),
+        finding=_FINDINGS[kind](run) if kind in _FINDINGS else "",
         summary=Summary(_LEADS.get(kind, board_lead)(run), "", ())
         if board
         else summary(model, scores, classes, checks),

@@ -7,7 +7,8 @@ from app.report.blocks import FigureBlock, anchor, figure_block
 from app.report.boards import BoardSection
 from app.views.policies import PolicyRun
 from app.views.policy_points import FULL, MEASURES, RULES, Axis
-from app.views.policy_tables import COUNTED, family_text, points_text, title_text, verdict_text
+from app.views.policy_tables import COUNTED, family_text, title_text
+from app.views.policy_text_tables import points_text, verdict_text
 from app.views.policy_words import assignment_text, regime_text, verdict
 from app.views.tables import TextTable
 from circuits.policies.catalog import POLICIES
@@ -45,6 +46,12 @@ def policy_lead(run: Run) -> str:
         f"{len(names)} {'policy' if len(names) == 1 else 'policies'} cut short what attention in {model.name} "
         f"({heads}) may keep or look at; each is compared with the full cache on {', '.join(tasks)}."
     )
+
+
+def policy_finding(run: Run) -> str:
+    """The verdict on the first task, at its longest length; empty where there is none yet."""
+    found = PolicyRun(run)
+    return verdict(found, found.tasks[0], found.lengths(found.tasks[0])[-1]) if found.tasks else ""
 
 
 def policy_sections(run: Run) -> tuple[BoardSection, ...]:
@@ -96,7 +103,8 @@ def _judged(found: PolicyRun, task: str, length: int) -> BoardSection:
         figure,
         anchor=anchor("pareto", task, str(length)),
         label=f"Bytes kept against {MEASURES[measure]}. {told}. {verdict(found, task, length)}",
-        caption=f"Bars: 95 % over prompts.{left} {regime_text(point for own in curves.values() for point in own)}",
+        caption=f"Bars: 95 % bootstrap over prompts.{left} "
+        f"{regime_text(point for own in curves.values() for point in own)}",
     )
     return BoardSection(
         f"{task}, {length} tokens",

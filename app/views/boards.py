@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from app.lab_run import KIND as LAB
 from app.views import benchmark, calibration, circuit, policies
 from app.views.benchmark import Benchmark, bench_tables
 from app.views.calibration import CalibrationRun
 from app.views.calibration_tables import calibration_tables
 from app.views.circuit import CircuitRun
+from app.views.lab_text import lab_tables
 from app.views.policies import PolicyRun
-from app.views.policy_tables import policy_tables
+from app.views.policy_text_tables import policy_tables
 from app.views.scoreboard import circuit_tables
 from app.views.tables import TextTable
 from headscope.runs.reading import Run
 
 
 def board_tables(run: Run) -> list[TextTable]:
-    """The tables of a circuit run, a benchmark of circuit methods, a policies or a calibrate run; else none."""
+    """The tables of a circuit run, a benchmark of circuit methods, a policies, calibrate or lab run; else none."""
     kind = run.manifest.kind
     if kind == circuit.KIND:
         return circuit_tables(CircuitRun(run))
@@ -23,4 +25,6 @@ def board_tables(run: Run) -> list[TextTable]:
         return policy_tables(PolicyRun(run))
     if kind == calibration.KIND:
         return calibration_tables(CalibrationRun(run))
+    if kind == LAB:
+        return lab_tables(run)
     return bench_tables(Benchmark(run)) if kind == benchmark.KIND else []

@@ -60,7 +60,7 @@ class Sinks:
         found: how many sinks, and how heavy.
         classes: means over the heads of each class; the chosen heads and all heads are classes too.
         shown: one head's attention, before and after.
-        tokens: those that are sinks of most heads and texts.
+        tokens: those that are sinks of most heads and texts; empty in runs made before they were counted.
     """
 
     found: SinkMap
@@ -185,15 +185,16 @@ def load_selection(run: Run, key: Key) -> Selection:
 
 def _sinks_from(run: Run, record: Mapping[str, Any]) -> dict[str, Sinks]:
     arrays = {name: run.tensor(SINKS, name) for name in named_arrays(dict(record))}
-    rows = zip(record["sets"], record["maps"], record["classes"], record["shown"], record["tokens"], strict=True)
+    tokens = record.get("tokens", [()] * len(record["sets"]))  # runs made before tokens were counted have none
+    rows = zip(record["sets"], record["maps"], record["classes"], record["shown"], tokens, strict=True)
     return {
         str(name): Sinks(
             unpack(SinkMap, found, arrays),
             tuple(unpack(ClassSinks, one, arrays) for one in classes),
             unpack(BeforeAfter, shown, arrays),
-            tuple(unpack(SinkToken, one, {}) for one in tokens),
+            tuple(unpack(SinkToken, one, {}) for one in counted),
         )
-        for name, found, classes, shown, tokens in rows
+        for name, found, classes, shown, counted in rows
     }
 
 

@@ -22,8 +22,19 @@ ARMS: dict[ArmKind, str] = {
     "opposite": "opposite",
 }
 CHANGED: tuple[ArmKind, ...] = ("selected", "random", "all", "opposite")
-Outcome = Literal["helps", "helps as random heads do", "harms", "harms as random heads do", "unclear", "no heads"]
+Outcome = Literal[
+    "helps",
+    "helps as random heads do",
+    "helps, no control",
+    "harms",
+    "harms as random heads do",
+    "harms, no control",
+    "unclear",
+    "no heads",
+]
 _LEVEL = 0.05
+ENOUGH_DRAWS = 19
+"""The fewest draws among which a one-sided p of 0.05 is possible."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,8 @@ def outcome_of(selected: Effect, random: Effect | None) -> Outcome:
     """What the numbers allow one to say.
 
     ``helps``: the interval of the change lies above 0, McNemar's p is below 0.05, and no random draw does as well.
-    ``harms``: the same below 0. Where a draw does as well, or as badly: as random heads do.
+    ``harms``: the same below 0. Where a draw does as well, or as badly: as random heads do. Without any draw there is
+    no control, and the choice of heads is not judged.
     """
     if not any(selected.heads):
         return "no heads"
@@ -96,8 +108,12 @@ def outcome_of(selected: Effect, random: Effect | None) -> Outcome:
         return "unclear"
     draws = random.draws if random is not None else ()
     if selected.change.low > 0:
+        if not draws:
+            return "helps, no control"
         return "helps as random heads do" if any(draw >= selected.net for draw in draws) else "helps"
     if selected.change.high < 0:
+        if not draws:
+            return "harms, no control"
         return "harms as random heads do" if any(draw <= selected.net for draw in draws) else "harms"
     return "unclear"
 

@@ -161,7 +161,7 @@ def calibration_tables(found: CalibrationRun) -> list[TextTable]:
     made = [arms_text(found), verdicts_text(found)] if found.sets else []
     made += [agreement_text_table(found)] if len(head_agreements(found)) else []
     made += [classes_text(found), tokens_text(found)] if found.sinks else []
-    return made
+    return [table for table in made if table.rows]
 
 
 def arms_text(found: CalibrationRun) -> TextTable:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from app.views.calibration import CalibrationRun
-from app.views.calibration_arms import CHANGED, Effect, Outcome, holm, mean_change, outcome_of, p_among_random
+from app.views.calibration_arms import (
+    CHANGED,
+    ENOUGH_DRAWS,
+    Effect,
+    Outcome,
+    holm,
+    mean_change,
+    outcome_of,
+    p_among_random,
+)
 from app.views.calibration_heads import head_agreements, pooled_agreement
 from app.views.calibration_sinks import ALL_HEADS, PLACES, class_rows, n_texts, share_by_place
 from app.views.numbers import fixed, interval, p_text, percent, plain, signed
@@ -17,16 +27,20 @@ from headscope.statistics import Interval
 SAID: dict[Outcome, str] = {
     "helps": "ACT helps here, and random heads do not do the same.",
     "helps as random heads do": "Accuracy rises, and so it does with random heads: which heads are chosen is not why.",
+    "helps, no control": "ACT helps here; random heads were not tried, so another choice of heads may do as well.",
     "harms": "ACT harms here, more than random heads do.",
     "harms as random heads do": "Accuracy falls, and so it does with random heads.",
+    "harms, no control": "ACT harms here; random heads were not tried.",
     "unclear": "No change that can be told from chance.",
     "no heads": "No head was chosen, so nothing changes.",
 }
 _IN_LIST: dict[Outcome, str] = {
     "helps": "helps and random heads do not",
     "helps as random heads do": "helps no more than random heads",
+    "helps, no control": "helps; random heads were not tried",
     "harms": "harms more than random heads",
     "harms as random heads do": "harms no more than random heads",
+    "harms, no control": "harms; random heads were not tried",
     "unclear": "changes nothing that can be told from chance",
     "no heads": "chose no head",
 }
@@ -34,6 +48,8 @@ ALIKE = (
     "Items made from one phrase or fact are alike: intervals draw whole groups of them, while McNemar's p takes items "
     "for independent and is a little too small."
 )
+
+LAST_TOKENS = "Few rows have seen the tokens near the end: whether those are sinks rests on these few rows."
 
 
 def change_text(change: Interval) -> str:
@@ -57,7 +73,7 @@ def set_verdict(found: CalibrationRun, name: str) -> str:
     if outcome == "no heads":
         return f"{guess}. {SAID[outcome]}"
     said = f"ACT on {heads_text(selected)} changes it by {change_text(selected.change)}, p {p_text(selected.p_value)}"
-    return f"{guess}. {said}{_random_text(selected, random)}.{_others_text(effects)} {SAID[outcome]}"
+    return f"{guess}. {said}{_random_text(selected, random)}.{_others_text(effects)} {_said(outcome, random)}"
 
 
 def overall(found: CalibrationRun) -> str:
@@ -65,11 +81,51 @@ def overall(found: CalibrationRun) -> str:
     own = [(name, found.by_kind(name)) for name in found.sets]
     if not own:
         return ""
-    counted = Counter(outcome_of(effects["selected"], effects.get("random")) for _, effects in own)
-    means = [f"{_ARM_WORDS[kind]} {change_text(mean)}" for kind, mean in _means(own).items()]
+    corrected = holm([effects["selected"].p_value for _, effects in own])
+    counted = Counter(
+        outcome_of(replace(effects["selected"], p_value=p), effects.get("random"))
+        for (_, effects), p in zip(own, corrected, strict=True)
+    )
     of = f"{len(own)} data {'set' if len(own) == 1 else 'sets'}"
-    told = "; ".join(f"on {counted[one]} ACT {_IN_LIST[one]}" for one in SAID if counted[one])
-    return f"Of {of}: {told}. Mean change of accuracy: {'; '.join(means)}.{_corrected(own)}"
+    draws = min(len(effects["random"].draws) if "random" in effects else 0 for _, effects in own)
+    told = "; ".join(f"on {counted[one]} ACT {_in_list(one, draws)}" for one in SAID if counted[one])
+    after = "" if len(own) == 1 else ", after Holm's correction"
+    return f"Mean change of accuracy over {of}: {_means_text(_means(own))}. Of {of}{after}: {told}.{_corrected(own)}"
+
+
+def _means_text(means: Mapping[ArmKind, Interval]) -> str:
+    """Every arm's mean change; of the chosen heads also whether it can be told from 0."""
+    told = list[str]()
+    for kind, mean in means.items():
+        apart = mean.low > 0 or mean.high < 0
+        note = f", which can{'' if apart else 'not'} be told from 0" if kind == "selected" else ""
+        told.append(f"{_ARM_WORDS[kind]} {change_text(mean)}{note}")
+    return "; ".join(told)
+
+
+def _said(outcome: Outcome, random: Effect | None) -> str:
+    """The outcome in a sentence; of few draws no more than they allow."""
+    draws = len(random.draws) if random is not None else 0
+    if outcome not in ("helps", "harms") or draws >= ENOUGH_DRAWS:
+        return SAID[outcome]
+    does, so = ("helps", "well") if outcome == "helps" else ("harms", "badly")
+    return f"ACT {does} here, and none of {draws_text(draws)} of random heads does as {so} ({_least_p(draws)})."
+
+
+def _in_list(outcome: Outcome, draws: int) -> str:
+    if outcome not in ("helps", "harms") or draws >= ENOUGH_DRAWS:
+        return _IN_LIST[outcome]
+    does, so = ("helps", "well") if outcome == "helps" else ("harms", "badly")
+    return f"{does}, and none of {draws_text(draws)} of random heads does as {so} ({_least_p(draws)})"
+
+
+def _least_p(draws: int) -> str:
+    return f"the least possible p is {p_text(1 / (draws + 1))}"
+
+
+def draws_text(draws: int) -> str:
+    """``1 draw``, ``5 draws``."""
+    return f"{draws} {'draw' if draws == 1 else 'draws'}"
 
 
 _ARM_WORDS: dict[ArmKind, str] = {
@@ -151,13 +207,22 @@ def sinks_text(found: CalibrationRun, name: str = "") -> str:
     )
 
 
+def tokens_note(found: CalibrationRun) -> str:
+    """With a blank before it: that a run made before tokens were counted does not have them; else empty."""
+    if any(one.tokens for one in found.sinks.values()):
+        return ""
+    return " This run has no counts of single tokens: it was made before they were kept, or no token is a sink."
+
+
 def _random_text(selected: Effect, random: Effect | None) -> str:
     if random is None:
         return "; random heads were not tried"
     drawn = len(random.draws)
     ends = f"{signed(min(random.draws))} to {signed(max(random.draws))}" if drawn > 1 else ""
     p = p_text(p_among_random(selected, random))
-    return f"; as many random heads {signed(random.change.mean)} ({drawn} draws{', ' + ends if ends else ''}; p {p})"
+    return (
+        f"; as many random heads {signed(random.change.mean)} ({draws_text(drawn)}{', ' + ends if ends else ''}; p {p})"
+    )
 
 
 def _others_text(effects: dict[ArmKind, Effect]) -> str:
@@ -182,4 +247,4 @@ def _corrected(own: list[tuple[str, dict[ArmKind, Effect]]]) -> str:
     if len(p_values) < 2:
         return ""
     before, after = (sum(p < 0.05 for p in values) for values in (p_values, holm(p_values)))
-    return f" McNemar's p is below 0.05 on {before} of {len(own)} ({after} after Holm's correction)."
+    return f" McNemar's p is below 0.05 on {after} of {len(own)} after Holm's correction, on {before} before it."

@@ -9,7 +9,6 @@ from typing import Any
 
 from app.views.policy_heads import Assignment, read_assignment
 from app.views.policy_points import (
-    AXES,
     FULL,
     Axis,
     Measure,
@@ -20,12 +19,12 @@ from app.views.policy_points import (
     point_groups,
 )
 from circuits.policies.arms import RANDOM
-from circuits.policies.results import Arm, Outcome
+from circuits.policies.results import Arm, Outcome, Regime
 from headscope.errors import RunError, UnsupportedError
 from headscope.runs.reading import Run
 
 KIND, HEADS = "policies", "heads"
-_KEEPS, _WITHIN = 0.95, 0.01
+_KEEPS, _WITHIN, _NATS = 0.95, 0.01, 0.01
 _EDGE = 1e-9
 """Means of the same numbers in another order differ in their last digits."""
 
@@ -37,14 +36,19 @@ class Verdict:
     Attributes:
         curve: the curve.
         smallest: the point that takes least of those whose mean reaches the bar, or None.
-        sure: the same, where the interval of the paired change stays on the bar's good side too.
-        bar: 95 % of the full cache's accuracy or share of exact answers, or 101 % of its loss.
+        sure: the same, where the interval of the paired change stays on the bar's good side too (`Point.surely`).
+        bar: 95 % of the full cache's accuracy or share of exact answers, or its loss and 1 % of it or 0.01 nats more,
+            whichever is more.
+        too_few: prompts, where all of them agree on a point that reaches the bar and are too few to be sure; else 0.
+        regime: from which token on the curve's policy acts.
     """
 
     curve: str
     smallest: Point | None
     sure: Point | None
     bar: float
+    too_few: int
+    regime: Regime
 
 
 class PolicyRun:
@@ -132,21 +136,32 @@ class PolicyRun:
         return [(outcome, make_point([outcome], _full(own))) for outcome in own]
 
     def front(self, task: str, length: int, axis: Axis) -> tuple[Point, ...]:
-        """The points that no other point beats: none is as small and better, or smaller and as good."""
-        points, sign = self.points(task, length), _sign(self.measure(task))
-        return tuple(
-            one for one in points if not any(_beats(other, one, axis, sign) for other in points if other is not one)
-        )
+        """The points that save something and that no other point beats: none is as small and better, or smaller and
+        as good.
+
+        Random heads are never on it, nor is what does no better than random heads that take as little, nor what gets
+        nothing right. Off the bytes axis points are compared with those of their own regime only, since keys and
+        operations are counted over the rows on which a policy acts.
+        """
+        measure = self.measure(task)
+        sign, saving = _sign(measure), [one for one in self.points(task, length) if one.shares[axis] < 1 - _EDGE]
+
+        def is_ahead(one: Point) -> bool:
+            if self.is_random(one.curve) or (measure != "loss" and not one.value > 0):
+                return False
+            rivals = [other for other in saving if other is not one and (axis == "bytes" or other.regime == one.regime)]
+            return not any(_beats(other, one, axis, sign, ties=self.is_random(other.curve)) for other in rivals)
+
+        return tuple(one for one in saving if is_ahead(one))
 
     def verdicts(self, task: str, length: int, axis: Axis = "bytes") -> tuple[Verdict, ...]:
         """A verdict for each curve that takes less than the full cache anywhere.
 
         None where the full cache has not been run or gets nothing right.
         """
-        full, measure = self.full(task, length), self.measure(task)
-        if full is None or not full.value > 0:
+        full, measure, bar = self.full(task, length), self.measure(task), self.bar(task, length)
+        if full is None or bar is None:
             return ()
-        bar = _KEEPS * full.value if measure != "loss" else (1 + _WITHIN) * full.value
         points = sorted(self.points(task, length), key=lambda point: point.shares[axis])
         found = list[Verdict]()
         for curve in self.curves:
@@ -154,13 +169,38 @@ class PolicyRun:
             if not own or own[0].shares[axis] >= 1 - _EDGE:
                 continue
             enough = [one for one in own if _reaches(one.value, bar, measure)]
-            sure = [one for one in enough if _reaches(_worse_end(one, measure), bar - full.value, measure)]
-            found.append(Verdict(curve, next(iter(enough), None), next(iter(sure), None), bar))
+            sure = [one for one in enough if _reaches(one.surely(measure), bar - full.value, measure)]
+            few = max((one.n for one in enough if one.agrees and one not in sure), default=0)
+            found.append(Verdict(curve, next(iter(enough), None), next(iter(sure), None), bar, few, own[0].regime))
         return tuple(found)
 
     def bar(self, task: str, length: int) -> float | None:
-        """What counts as nearly as good as the full cache; None where there are no verdicts."""
-        return next((one.bar for axis in AXES for one in self.verdicts(task, length, axis)), None)
+        """What counts as nearly as good as the full cache; None where that has not been run or gets nothing right."""
+        full, measure = self.full(task, length), self.measure(task)
+        if full is None or full.value != full.value or (measure != "loss" and not full.value > 0):
+            return None
+        return full.value + max(_WITHIN * full.value, _NATS) if measure == "loss" else _KEEPS * full.value
+
+    def draws_that_reach(self, task: str, length: int, curves: Sequence[str]) -> tuple[int, int]:
+        """How many random draws of these curves reach the bar by themselves with any setting, and of how many."""
+        bar, measure = self.bar(task, length), self.measure(task)
+        reached = dict[tuple[str, int], bool]()
+        for outcome, point in self.arms(task, length):
+            key = (curve_key(outcome.arm), outcome.arm.draw)
+            if key[0] in curves:
+                does = bar is not None and _reaches(point.value, bar, measure)
+                reached[key] = does or reached.get(key, False)
+        return sum(reached.values()), len(reached)
+
+    def shown_arm(self, task: str, length: int) -> Arm | None:
+        """The arm whose heads tell most: of the chosen ones that get by with the smallest cache; None without any."""
+        told = [
+            one.smallest
+            for one in self.verdicts(task, length)
+            if one.smallest is not None and not self.is_random(one.curve)
+        ]
+        split = [point for point in told if point.arm.share == point.arm.share]
+        return min(split, key=lambda point: (point.shares["bytes"], point.shares["keys"])).arm if split else None
 
     def wasteful(self, task: str, length: int, axis: Axis) -> tuple[str, ...]:
         """Curves of a task that take as much as the full cache everywhere, or more."""
@@ -238,15 +278,12 @@ def _sign(measure: Measure) -> int:
     return -1 if measure == "loss" else 1
 
 
-def _beats(other: Point, one: Point, axis: Axis, sign: int) -> bool:
+def _beats(other: Point, one: Point, axis: Axis, sign: int, *, ties: bool) -> bool:
+    """Whether a point is as small and as good, and better in one of the two; ``ties``: or alike."""
     smaller = one.shares[axis] - other.shares[axis]
     better = sign * (other.value - one.value)
-    return smaller >= -_EDGE and better >= -_EDGE and (smaller > _EDGE or better > _EDGE)
+    return smaller >= -_EDGE and better >= -_EDGE and (ties or smaller > _EDGE or better > _EDGE)
 
 
 def _reaches(value: float, bar: float, measure: Measure) -> bool:
     return _sign(measure) * (value - bar) >= -_EDGE
-
-
-def _worse_end(point: Point, measure: Measure) -> float:
-    return point.change_high if measure == "loss" else point.change_low

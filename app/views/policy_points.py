@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -32,6 +33,8 @@ RULES = {
     SEARCHED: "searched",
 }
 REGIMES: Mapping[Regime, str] = {"always": "from the first token on", "after the prompt": "after the prompt"}
+
+_NO_WIDTH = 1e-12
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ class Point:
     shares: Mapping[Axis, float]
     regime: Regime
 
+    def surely(self, measure: Measure) -> float:
+        """The worse end of the change's interval; where all prompts agree, that of what those not seen may do.
+
+        **Definition**: of outcomes from 0 to 1 that change alike on all of ``n`` prompts, one of Clopper and Pearson's
+        exact 95 % bounds (1934) on the share that does not: ``1 - 0.025^(1 / n)``. A loss has no such bound: NaN.
+        """
+        end = self.change_high if measure == "loss" else self.change_low
+        if self.change_high - self.change_low > _NO_WIDTH:
+            return end
+        return float("nan") if measure == "loss" else self.change - (1 - 0.025 ** (1 / self.n))
+
+    @property
+    def agrees(self) -> bool:
+        """Whether all prompts change alike, so that a bootstrap interval has no width."""
+        return not self.change_high - self.change_low > _NO_WIDTH
+
     @property
     def curve(self) -> str:
         """The curve that it belongs to, as `curve_key` calls it."""
@@ -104,6 +123,12 @@ def setting_text(arm: Arm) -> str:
     if rest:
         return f"{100 * arm.budget:g} % of the text"
     return "everything" if arm.policy == FULL else "its own settings"
+
+
+def decimals_for(value: float) -> int:
+    """Decimals that tell a loss near 0 from 0: 3 from 0.1 on, and up to 6 below."""
+    size = abs(value)
+    return 3 if size >= 0.1 or not size > 0 else min(6, 2 + math.ceil(-math.log10(size)))
 
 
 def point_groups(outcomes: Sequence[Outcome]) -> list[list[Outcome]]:

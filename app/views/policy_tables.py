@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from app.views.numbers import MISSING, fixed, interval, percent, signed
+from app.views.numbers import fixed, interval, percent, signed
 from app.views.policies import PolicyRun, Verdict
-from app.views.policy_points import AXES, FULL, MEASURES, REGIMES, Axis, Point, curve_title, policy_title
+from app.views.policy_points import (
+    AXES,
+    FULL,
+    MEASURES,
+    REGIMES,
+    Axis,
+    Point,
+    curve_title,
+    decimals_for,
+    policy_title,
+)
 from app.views.table import Cell, Column, Table
-from app.views.tables import TextTable
-from circuits.policies.catalog import POLICIES, PolicyKind
+from circuits.policies.catalog import POLICIES
+from circuits.policies.kinds import PolicyKind
+from circuits.policies.results import Regime
 
 COUNTED = (
     "Bytes are counted from what each key/value head still holds at the end of the text, not measured on a device."
@@ -60,7 +71,11 @@ def point_table(found: PolicyRun, task: str, length: int, axis: Axis) -> Table:
         Column("lowest_draw", "Lowest draw", 3),
         Column("highest_draw", "Highest draw", 3),
         *_REST,
-        Column("on_front", "On the front", meaning=f"no other point is better at as small a {AXES[axis]}"),
+        Column(
+            "on_front",
+            "On the front",
+            meaning=f"no other is better at as small a {AXES[axis]}, nor random heads as good",
+        ),
     )
     rows = tuple[tuple[Cell, ...], ...](
         (
@@ -107,6 +122,35 @@ def arm_table(found: PolicyRun, task: str, length: int) -> Table:
     )
 
 
+def shown_arms(found: PolicyRun, task: str, length: int) -> Table:
+    """`arm_table` to be read: each mean with its interval, shares in percent."""
+    columns = (
+        Column("policy", "Policy"),
+        Column("setting", "Setting"),
+        Column("draw", "Draw", meaning="number of the random assignment, from 1"),
+        Column("bytes_share", "Bytes kept", meaning=_SHARES[0].meaning),
+        Column("keys_share", "Keys attended", meaning=_SHARES[1].meaning),
+        Column("operations_share", "Operations", meaning=_SHARES[2].meaning),
+        Column("value", MEASURES[found.measure(task)].capitalize(), meaning="mean and its 95 % interval over prompts"),
+        Column("change", "Change", meaning="from the full cache on the same prompts, with its paired 95 % interval"),
+        Column("n", "n", meaning="prompts"),
+        Column("acts", "Acts", meaning="from which token on"),
+        Column("options", "Options", meaning="settings given by hand, as JSON"),
+    )
+    rows = list[tuple[Cell, ...]]()
+    for outcome, point in found.arms(task, length):
+        decimals = decimals_for(point.value)
+        ends, value = value_texts(point)
+        change = f"{signed(point.change, decimals)} {interval(point.change_low, point.change_high, decimals)}"
+        options = json.dumps(dict(outcome.arm.settings), sort_keys=True) if outcome.arm.settings else ""
+        rows.append(
+            (curve_title(point.arm), point.setting, point.arm.draw + 1 or None,
+             *(percent(point.shares[axis]) for axis in AXES), f"{value} {ends}", change, point.n,
+             REGIMES[point.regime], options)
+        )  # fmt: skip
+    return Table(f"Arms on {task}, {length} tokens", columns, tuple(rows), _meta(found, task, length))
+
+
 def verdict_table(found: PolicyRun, task: str, length: int, axis: Axis) -> Table:
     """A row per curve: the least that it takes to do nearly as well as the full cache."""
     columns = (
@@ -119,6 +163,8 @@ def verdict_table(found: PolicyRun, task: str, length: int, axis: Axis) -> Table
             "share_by_interval", f"{LEAST[axis]}, by interval", 3,
             "least where the interval of the change stays within the bar too",
         ),
+        Column("too_few", "Too few prompts", meaning="how many, where all agree and are too few to be sure"),
+        Column("acts", "Acts", meaning="from which token on; off the bytes axis compare only those that act alike"),
     )  # fmt: skip
     rows = tuple(_verdict_row(found, one, axis) for one in found.verdicts(task, length, axis))
     return Table(least_text(found, task, length, axis), columns, rows, _meta(found, task, length))
@@ -133,7 +179,22 @@ def bar_text(found: PolicyRun, task: str) -> str:
     """What counts as nearly as good: ``with 95 % of the full cache's accuracy``."""
     if found.measure(task) != "loss":
         return f"with 95 % of the full cache's {MEASURES[found.measure(task)]}"
-    return "with a loss within 1 % of the full cache's"
+    return "with a loss within 1 % (or 0.01 nats, if that is more) of the full cache's"
+
+
+def sure_text(one: Verdict, axis: Axis) -> str:
+    """The least by interval: ``25.0 %``, ``too few (n = 4)`` where all of few prompts agree, or ``none``."""
+    if one.sure is not None:
+        return percent(one.sure.shares[axis])
+    return f"too few (n = {one.too_few})" if one.too_few else "none"
+
+
+def by_regime(verdicts: Sequence[Verdict], axis: Axis) -> dict[Regime | None, list[Verdict]]:
+    """Verdicts that can be compared: all on the bytes axis, else one list per regime."""
+    found = dict[Regime | None, list[Verdict]]()
+    for one in verdicts:
+        found.setdefault(None if axis == "bytes" else one.regime, []).append(one)
+    return found
 
 
 def kind_table(found: PolicyRun) -> Table:
@@ -159,53 +220,6 @@ def family_text(kind: PolicyKind) -> str:
     return "drops nothing" if kind.name == FULL else FAMILIES[kind.family]
 
 
-def policy_tables(found: PolicyRun) -> list[TextTable]:
-    """Every table of a policies run for the terminal, of the stages that are in."""
-    made = list[TextTable]()
-    for task in found.tasks:
-        for length in found.lengths(task):
-            made.append(points_text(found, task, length))
-            made += [verdict_text(found, task, length, axis) for axis in AXES if axis != "flops"]
-    return [table for table in made if table.rows]
-
-
-def points_text(found: PolicyRun, task: str, length: int) -> TextTable:
-    """The points of a task, in the order of the run."""
-    front = found.front(task, length, "bytes")
-    measure = MEASURES[found.measure(task)]
-    columns = ("policy", "setting", "bytes", "keys", "operations", measure, "95 % interval", "change",
-               "95 % interval of it", "draws", "front")  # fmt: skip
-    rows = tuple(
-        (
-            curve_title(point.arm),
-            point.setting,
-            *(percent(point.shares[axis]) for axis in AXES),
-            fixed(point.value),
-            interval(point.low, point.high),
-            signed(point.change),
-            interval(point.change_low, point.change_high) if point.change == point.change else MISSING,
-            draws_text(point),
-            "yes" if point in front else "",
-        )
-        for point in found.points(task, length)
-    )
-    return TextTable(title_text(found, task, length), columns, rows, frozenset(columns[2:-2]),
-                     f"{COUNTED} Front: no other setting is better with as few bytes.")  # fmt: skip
-
-
-def verdict_text(found: PolicyRun, task: str, length: int, axis: Axis) -> TextTable:
-    """The verdicts of a task."""
-    measure = MEASURES[found.measure(task)]
-    columns = ("policy", "least", "setting", measure, "95 % interval", "by interval")
-    rows = tuple(_verdict_text(found, one, axis) for one in found.verdicts(task, length, axis))
-    return TextTable(
-        least_text(found, task, length, axis),
-        columns, rows, frozenset({"least", measure, "95 % interval", "by interval"}),
-        f"{left_out_text(found, task, length, axis)}By interval: where the 95 % interval of the paired change from the "
-        "full cache stays within the bar too. Only the settings of this run were tried.",
-    )  # fmt: skip
-
-
 def left_out_text(found: PolicyRun, task: str, length: int, axis: Axis) -> str:
     """Which curves have no verdict, and why; with a blank behind it, or empty."""
     judged = {one.curve.split("/")[0] for one in found.verdicts(task, length, axis)}
@@ -218,7 +232,7 @@ def title_text(found: PolicyRun, task: str, length: int) -> str:
     """What a table or figure of a task shows: ``needle, 512 tokens: accuracy, full cache 0.90 [...], n = 20``."""
     full, points = found.full(task, length), found.points(task, length)
     n = f", n = {points[0].n}" if points else ""
-    told = f", full cache {fixed(full.value)} {interval(full.low, full.high)}" if full else ""
+    told = f", full cache {' '.join(value_texts(full)[::-1])}" if full else ""
     unit = " (nats per token)" if found.measure(task) == "loss" else ""
     return f"{task}, {length} tokens: {MEASURES[found.measure(task)]}{unit}{told}{n}"
 
@@ -243,18 +257,16 @@ def _rest(point: Point) -> tuple[Cell, ...]:
 
 def _verdict_row(found: PolicyRun, one: Verdict, axis: Axis) -> tuple[Cell, ...]:
     sure = one.sure.shares[axis] if one.sure else None
+    rest = (sure, one.too_few or None, REGIMES[one.regime])
     if one.smallest is None:
-        return (found.title(one.curve), "none of this run", *([None] * 10), sure)
-    return (found.title(one.curve), one.smallest.setting, *_numbers(one.smallest), sure)
+        return (found.title(one.curve), "none of this run", *([None] * 10), *rest)
+    return (found.title(one.curve), one.smallest.setting, *_numbers(one.smallest), *rest)
 
 
-def _verdict_text(found: PolicyRun, one: Verdict, axis: Axis) -> tuple[str, ...]:
-    point = one.smallest
-    sure = percent(one.sure.shares[axis]) if one.sure else "none"
-    if point is None:
-        return (found.title(one.curve), "none", "", "", "", sure)
-    ends = interval(point.low, point.high)
-    return (found.title(one.curve), percent(point.shares[axis]), point.setting, fixed(point.value), ends, sure)
+def value_texts(point: Point) -> tuple[str, str]:
+    """The interval and the mean, with digits enough near 0."""
+    decimals = decimals_for(point.value)
+    return interval(point.low, point.high, decimals), fixed(point.value, decimals)
 
 
 def _meta(found: PolicyRun, task: str, length: int) -> dict[str, object]:

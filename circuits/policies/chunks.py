@@ -29,7 +29,7 @@ class Chunks(Policy):
     row. Models without rotary positions keep those of the text.
 
     The cache holds c of each complete chunk and query head, half an entry, besides all keys; the queries of the
-    unfinished chunk, which have to wait for it, are not counted. Where logits are capped, those of moved keys are not.
+    unfinished chunk, which have to wait for it, are not counted.
     """
 
     name = "longheads"
@@ -86,7 +86,7 @@ class ChunkMemory:
         logits = rows.logits
         if self._policy.moved and self._policy.rotary is not None:
             logits = self._moved(rows, chosen, own, self._policy.rotary)
-        kept = whole_cache(rows, (((rows.positions + 1) // size) * group + 1) // 2)
+        kept = whole_cache(rows, (((rows.positions + 1) // size - rows.first_shown // size) * group + 1) // 2)
         cost = rows.key.shape[-1] * float((own - 2).clamp_min(0).float().mean())
         return Mixed.over(rows, visible, logits=logits, kept=kept, overhead=cost)
 
@@ -135,6 +135,6 @@ class ChunkMemory:
                 parts.append(logits)
                 continue
             turned = rotary.turn(query, -by).view(batch, heads, count, width)
-            close = (turned @ keys.mT * rows.scale).masked_fill(torch.isinf(logits), -torch.inf)
+            close = rows.capped(turned @ keys.mT * rows.scale).masked_fill(torch.isinf(logits), -torch.inf)
             parts.append(torch.where((nearer[..., one] > 0)[..., None], close, logits))
         return torch.cat(parts, -1)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from circuits.policies.arms import refuse_overwritten
 from circuits.policies.catalog import build_policy, policy_kind
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.policy import Policy, applied
@@ -21,9 +22,16 @@ _TOKENS_PER_FORWARD = 4096
 
 
 def settings_for(policy: str, given: Mapping[str, Any], *, budget: float, length: int) -> PolicySettings:
-    """Settings of a policy with a budget of ``budget * length`` tokens, where it has one (NaN: its own)."""
+    """Settings of a policy with a budget of ``budget * length`` tokens, where it has one (NaN: its own).
+
+    Raises:
+        ConfigError: for impossible settings, or such as the budget decides.
+    """
     settings = policy_kind(policy).settings.parse(dict(given))
-    return settings if budget != budget else settings.sized(max(1, round(budget * length)))
+    if budget != budget:
+        return settings
+    refuse_overwritten(policy, given)
+    return settings.sized(max(1, round(budget * length)))
 
 
 def policy_of(model: HookedModel, arm: Arm, *, length: int, split: HeadSplit | None = None) -> Policy:
@@ -74,12 +82,11 @@ def evaluate(
             logits = model.logits(part.tokens, rows=part.rows.to(model.device))
         values.append(answer_score(logits, part).cpu())
         tally = opened.tally
-        counts.append((len(part.tokens), tally.kv_bytes, tally.share_attended, tally.flops, tally.full_flops))
+        numbers = (tally.kv_bytes, tally.full_kv_bytes, tally.share_attended, tally.flops, tally.full_flops)
+        counts.append((len(part.tokens), *numbers))
         on_step(min(first + size, len(batch.tokens)), len(batch.tokens))
     weights, *columns = np.array(counts).T
-    kept, attended, flops, full_flops = (float(np.average(column, weights=weights)) for column in columns)
-    shape = model.shape
-    per_token = shape.n_layers * shape.n_kv_heads * 2 * shape.d_head * model.plain.dtype.itemsize
+    kept, full, attended, flops, full_flops = (float(np.average(column, weights=weights)) for column in columns)
     return Outcome(
         arm=arm,
         task=task,
@@ -88,8 +95,9 @@ def evaluate(
         regime="after the prompt" if from_row else "always",
         values=torch.cat(values).double().numpy(),
         kv_bytes=kept,
-        full_bytes=float(per_token * batch.tokens.shape[1]),
+        full_bytes=full,
         attended=attended,
         flops=flops,
         full_flops=full_flops,
+        effective=dict(policy.effective),
     )

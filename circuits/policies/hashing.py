@@ -51,7 +51,7 @@ class Hashing(RowPolicy):
         sampled = (self._draws(rows) < rate[:, None]) & ~exact
         logits = torch.where(sampled, rows.logits - rate.clamp_min(1e-9).log()[:, None], rows.logits)
         width, numbers = rows.key.shape[-1], 16 * rows.key.shape[-1] * rows.key.element_size()  # bits of an entry
-        codes = ((rows.positions + 1) * self.bits + numbers - 1) // numbers
+        codes = ((rows.positions + 1 - rows.first_shown) * self.bits + numbers - 1) // numbers
         cost = self.bits * width * (1 + rows.key.shape[1] / rows.query.shape[1])
         return Mixed.over(rows, exact | sampled, logits=logits, kept=whole_cache(rows, codes), overhead=cost)
 

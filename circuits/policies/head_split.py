@@ -34,6 +34,27 @@ class HeadSplit:
         return int(self.full.sum())
 
 
+def fitting_split(name: str, split: HeadSplit | None, shape: tuple[int, int]) -> HeadSplit:
+    """The assignment of a policy that needs one.
+
+    Args:
+        name: of the policy.
+        split: what it was given.
+        shape: layers of the model, and key/value heads per layer.
+
+    Raises:
+        ConfigError: if there is none, or it is that of another model.
+    """
+    if split is None:
+        raise ConfigError(f"the policy {name!r} needs to know which heads keep everything: give it a split of heads.")
+    if split.full.shape != shape:
+        raise ConfigError(
+            f"the split of heads is {split.full.shape[0]} layers x {split.full.shape[1]} key/value heads, and the "
+            f"model has {shape[0]} x {shape[1]}."
+        )
+    return split
+
+
 def count_of(share: float, total: int) -> int:
     """How many of ``total`` heads a share means: rounded, half up.
 

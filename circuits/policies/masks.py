@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.policies.head_split import HeadSplit
+from circuits.policies.head_split import HeadSplit, fitting_split
 from circuits.policies.policy import Mixed, RowPolicy, Rows
 from circuits.policies.settings import DuoSettings, FullSettings, InfiniteSettings, SpanSettings, StreamingSettings
-from headscope.errors import ConfigError
 from headscope.kernels import expand_kv
 from headscope.models.protocol import HookedModel
 from headscope.models.rotary import Rotary, rotary_of
@@ -78,12 +77,14 @@ class Streaming(RowPolicy):
 def nearer_sinks(
     rows: Rows, sink: int, nearer: Int[Tensor, " row"], rotary: Rotary
 ) -> Float[Tensor, "batch head row key"]:
-    """The logits, with the first ``sink`` keys ``nearer`` positions closer to each row."""
+    """The logits, with the first ``sink`` keys ``nearer`` positions closer to each row; where that is 0, the same."""
     moved = rotary.turn(rows.query.float(), -nearer)
     keys = expand_kv(rows.key[:, :, :sink], rows.query.shape[1]).float()
-    close = (moved @ keys.mT) * rows.scale
+    close = rows.capped((moved @ keys.mT) * rows.scale)
     logits = rows.logits.clone()
-    logits[..., : keys.shape[2]] = close.masked_fill(torch.isinf(logits[..., : keys.shape[2]]), -torch.inf)
+    first = logits[..., : keys.shape[2]]
+    moves = (nearer > 0)[:, None] & torch.isfinite(first)
+    logits[..., : keys.shape[2]] = torch.where(moves, close, first)
     return logits
 
 
@@ -114,7 +115,7 @@ class Infinite(RowPolicy):
         where = torch.arange(first.shape[2], device=first.device)
         query = rotary.turn(rows.query.float(), self.ceiling - rows.positions)
         keys = expand_kv(rotary.turn(first, -where), rows.query.shape[1])
-        far = (query @ keys.mT) * rows.scale
+        far = rows.capped((query @ keys.mT) * rows.scale)
         beyond = rows.positions[:, None] - where > self.ceiling
         logits = rows.logits.clone()
         logits[..., : len(where)] = torch.where(beyond, far, logits[..., : len(where)])
@@ -153,15 +154,7 @@ def split_for(model: HookedModel, name: str, split: HeadSplit | None) -> HeadSpl
     Raises:
         ConfigError: if there is none, or it is that of another model.
     """
-    shape = (model.shape.n_layers, model.shape.n_kv_heads)
-    if split is None:
-        raise ConfigError(f"the policy {name!r} needs to know which heads keep everything: give it a split of heads.")
-    if split.full.shape != shape:
-        raise ConfigError(
-            f"the split of heads is {split.full.shape[0]} layers x {split.full.shape[1]} key/value heads, and "
-            f"{model.name!r} has {shape[0]} x {shape[1]}."
-        )
-    return split
+    return fitting_split(name, split, (model.shape.n_layers, model.shape.n_kv_heads))
 
 
 class Spans(RowPolicy):

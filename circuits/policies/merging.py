@@ -26,7 +26,6 @@ from circuits.policies.eviction_settings import MergingSettings
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.kept_set import KeptSet, by_group, check_budget, in_window
 from circuits.policies.policy import Mixed, Policy, Rows
-from headscope.attention import AttentionInput
 from headscope.errors import ConfigError
 from headscope.models.protocol import HookedModel
 
@@ -94,14 +93,9 @@ class MergingSet(KeptSet):
         """An empty cache; see `Merging`."""
         super().__init__(budget, recent=recent)
         self._memory, self._threshold = memory, threshold
-        self._softcap: float | None = None
         self._tau: Float[Tensor, "batch kv_head"] | None = None
         self._key: Float[Tensor, "batch kv_head key d_head"] | None = None
         self._shift: Float[Tensor, "batch kv_head key d_value"] | None = None
-
-    def prepare(self, call: AttentionInput) -> None:
-        """Note the cap: logits of merged keys are computed here."""
-        self._softcap = call.softcap
 
     def mix(self, rows: Rows) -> Mixed:
         """Rows attend to merged keys; the change of the values goes into ``delta``."""
@@ -148,8 +142,7 @@ class MergingSet(KeptSet):
         """Logits of one row over the merged keys."""
         assert self._key is not None
         query = by_group(rows.query[:, :, row], rows.key.shape[1]).to(self._key.dtype)
-        logits = (query @ self._key[:, :, :size].mT) * rows.scale
-        return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
+        return rows.capped((query @ self._key[:, :, :size].mT) * rows.scale)
 
     def _merge(
         self,

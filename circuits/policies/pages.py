@@ -142,5 +142,5 @@ def _chosen(
 
 
 def _begun(rows: Rows, page: int) -> Int[Tensor, " row"]:
-    """Pages that have begun by each row."""
-    return rows.positions // page + 1
+    """Pages that have begun by each row, those behind the model's own window not counted."""
+    return rows.positions // page + 1 - rows.first_shown // page

@@ -8,10 +8,10 @@ import numpy as np
 
 from circuits.policies.catalog import policy_kind
 from circuits.policies.drop_plan import DropPlan
-from circuits.policies.head_split import HeadSplit
+from circuits.policies.head_split import HeadSplit, fitting_split
 from circuits.policies.search_settings import RazorSettings
 from circuits.policies.settings import DuoSettings, FullSettings, PolicySettings, StreamingSettings
-from headscope.errors import ConfigError, UnsupportedError
+from headscope.errors import UnsupportedError
 
 
 def plan_for(
@@ -45,10 +45,10 @@ def plan_for(
         full, near = np.zeros(shape, dtype=bool), settings.positions == "cache"
         return DropPlan(full=full, sink=settings.sink, recent=settings.recent, in_cache=near)
     if isinstance(settings, DuoSettings):
-        return DropPlan(full=_split(name, split, shape), sink=settings.sink, recent=settings.recent)
+        return DropPlan(full=fitting_split(name, split, shape).full, sink=settings.sink, recent=settings.recent)
     if isinstance(settings, RazorSettings):
         return DropPlan(
-            full=_split(name, split, shape),
+            full=fitting_split(name, split, shape).full,
             sink=settings.sink,
             recent=settings.recent,
             share=settings.recent_share,
@@ -56,14 +56,3 @@ def plan_for(
             late=True,
         )
     raise UnsupportedError(f"tokens are really dropped under full, streaming, duo and razor only, not under {name!r}.")
-
-
-def _split(name: str, split: HeadSplit | None, shape: tuple[int, int]) -> Any:
-    if split is None:
-        raise ConfigError(f"the policy {name!r} needs to know which heads keep everything: give it a split of heads.")
-    if split.full.shape != shape:
-        raise ConfigError(
-            f"the split of heads is {split.full.shape[0]} layers x {split.full.shape[1]} key/value heads, and the "
-            f"model has {shape[0]} x {shape[1]}."
-        )
-    return split.full

@@ -14,10 +14,11 @@ policy exact and readable; it says nothing about speed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -45,6 +46,8 @@ class Rows:
         value: their values.
         logits: causal logits in float32, as the model computes them (scale, cap, window); minus infinity where hidden.
         scale: what dot products are multiplied by.
+        softcap: cap on the logits, or None.
+        window: sliding window of the model's own in this layer, or None.
     """
 
     layer: int
@@ -54,6 +57,8 @@ class Rows:
     value: Float[Tensor, "batch kv_head key d_value"]
     logits: Float[Tensor, "batch head row key"]
     scale: float
+    softcap: float | None = None
+    window: int | None = None
 
     @property
     def positions(self) -> Int[Tensor, " row"]:
@@ -64,6 +69,17 @@ class Rows:
     def causal(self) -> Bool[Tensor, "row key"]:
         """Which keys lie at or before each row."""
         return torch.arange(self.key.shape[2], device=self.query.device)[None] <= self.positions[:, None]
+
+    @property
+    def first_shown(self) -> Int[Tensor, " row"]:
+        """First position that the model's own window shows to each row: what its cache begins with."""
+        if self.window is None:
+            return torch.zeros_like(self.positions)
+        return (self.positions + 1 - self.window).clamp_min(0)
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """Other logits, capped as the model caps its own: ``softcap * tanh(logits / softcap)``."""
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
 
     def slice(self, start: int, stop: int) -> Rows:
         """Rows ``start ... stop - 1`` of the chunk, with the keys that they can see."""
@@ -76,6 +92,8 @@ class Rows:
             self.value[:, :, :last],
             self.logits[:, :, start:stop, :last],
             self.scale,
+            self.softcap,
+            self.window,
         )
 
 
@@ -177,10 +195,13 @@ class Policy(ABC):
         name: what the catalogue calls it.
         eager: whether it acts while the prompt is read; False for those that their authors apply once the prompt has
             been read in full. `applied` follows it unless told otherwise.
+        effective: the settings that `circuits.policies.catalog.build_policy` made it from, all of them; empty if it was
+            made by hand.
     """
 
     name: ClassVar[str]
     eager: ClassVar[bool] = True
+    effective: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def layer(self, index: int) -> LayerMemory:
@@ -230,7 +251,9 @@ class Applied:
             for rows, acts in _split_at(_chunk(call, start), self.from_row):
                 if acts:
                     mixed = memory.mix(rows)
-                    self.tally.add(rows.layer, rows.first, mixed.attended, mixed.kept, mixed.overhead)
+                    self.tally.add(
+                        rows.layer, rows.first, mixed.attended, mixed.kept, mixed.overhead, window=rows.window
+                    )
                 else:
                     memory.observe(rows)
                     mixed = Mixed.over(rows, rows.causal[None, None])
@@ -260,7 +283,7 @@ def _chunk(call: AttentionInput, start: int) -> Rows:
     last = first + query.shape[2]
     key, value = call.key[:, :, :last], call.value[:, :, :last]
     logits = causal_logits(query, key, call.scale, first_row=first, window=call.window, softcap=call.softcap)
-    return Rows(call.layer, first, query, key, value, logits, call.scale)
+    return Rows(call.layer, first, query, key, value, logits, call.scale, call.softcap, call.window)
 
 
 def _split_at(rows: Rows, from_row: int) -> list[tuple[Rows, bool]]:

@@ -29,7 +29,7 @@ class Razor(RowPolicy):
     """Heads of the split keep everything; the others sinks, recent tokens and a compensation token.
 
     Where the model slides a window of its own, only dropped tokens inside it are compensated for. A cap on the logits
-    does not act on the compensation token.
+    acts on that of the compensation token before its tokens are counted.
     """
 
     name = "razor"
@@ -82,7 +82,7 @@ def _compensated(
     count = stop - start
     key, value = (mean_between(part, start, stop) for part in (rows.key, rows.value))
     logit = (rows.query.float() * expand_kv(key, n_heads)).sum(-1, keepdim=True) * rows.scale
-    logit = logit + count.clamp_min(1).log()[:, None]
+    logit = rows.capped(logit) + count.clamp_min(1).log()[:, None]
     has = (count > 0)[None, None, :, None] & ~full
     seen = (visible & rows.causal) & torch.isfinite(rows.logits)
     logits = torch.cat([rows.logits.masked_fill(~seen, -torch.inf), logit.masked_fill(~has, -torch.inf)], -1)

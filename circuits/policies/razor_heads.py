@@ -95,10 +95,11 @@ def _measure(
 
 
 def razor_split(echo: HeadScores, induction: HeadScores, settings: RazorHeadSettings | None = None) -> HeadSplit:
-    """The key/value heads that keep everything: strongest induction heads and strongest echo heads of all layers.
+    """The key/value heads that keep everything: strongest echo heads and strongest induction heads of all layers.
 
-    A key/value head counts by its strongest query head. A share above 0 is at least one head; heads in both classes
-    are not made up for by others, so the split may hold fewer than the shares add up to.
+    A key/value head counts by its strongest query head. The split holds exactly as many heads as both shares together
+    mean: the echo heads first, at least one where their share is above 0 and anything is kept at all, and the rest from
+    the top of the induction ranking; so a head in both classes is made up for by the next induction head.
 
     Args:
         echo: scores per query head.
@@ -106,10 +107,13 @@ def razor_split(echo: HeadScores, induction: HeadScores, settings: RazorHeadSett
         settings: the two shares of key/value heads, 14 % and 1 % by default.
     """
     settings = settings or RazorHeadSettings()
-    shares = ((induction, settings.induction_share), (echo, settings.echo_share))
     full = np.zeros((echo.n_layers, echo.n_kv_heads), dtype=bool)
-    for scores, share in shares:
-        count = max(count_of(share, full.size), int(share > 0))
-        for head in scores.by_kv_head().ranked()[:count]:
+    both = min(1.0, round(settings.induction_share + settings.echo_share, 9))  # 0.1 + 0.2 is above 0.3
+    total = count_of(both, full.size)
+    n_echo = min(total, max(count_of(settings.echo_share, full.size), int(settings.echo_share > 0)))
+    for head in echo.by_kv_head().ranked()[:n_echo]:
+        full[head] = True
+    for head in induction.by_kv_head().ranked():
+        if int(full.sum()) < total:
             full[head] = True
     return HeadSplit(full, f"strongest {settings.induction_share:.0%} induction, {settings.echo_share:.0%} echo")

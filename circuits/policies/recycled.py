@@ -14,13 +14,14 @@ key/value head, by the attention averaged over its query heads, as the paper doe
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from circuits.policies.eviction_settings import RecycledSettings
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.kept_set import by_group
 from circuits.policies.policy import Mixed, Policy, Rows
+from circuits.policies.top_keys import top_mask, whole_cache
 from headscope.attention import AttentionInput
 from headscope.errors import ConfigError
 from headscope.models.protocol import HookedModel
@@ -83,7 +84,7 @@ class RecycledLayer:
             self._chosen, start = self._top_keys(rows, row), row + 1
         self._hide(visible[:, :, start:])
         group = rows.query.shape[1] // n_kv_heads
-        return Mixed.over(rows, visible.repeat_interleave(group, dim=1), kept=_whole(rows))
+        return Mixed.over(rows, visible.repeat_interleave(group, dim=1), kept=whole_cache(rows))
 
     def _full_rows(self, rows: Rows) -> range:
         """Which rows of the chunk are full."""
@@ -101,14 +102,3 @@ class RecycledLayer:
         size = rows.first + row + 1
         weights = by_group(torch.softmax(rows.logits[:, :, row, :size], -1), rows.key.shape[1]).mean(2)
         return top_mask(weights, self._top)
-
-
-def top_mask(weights: Float[Tensor, "batch kv_head key"], top: int) -> Bool[Tensor, "batch kv_head key"]:
-    """The ``top`` largest of each, or all where there are fewer."""
-    best = weights.topk(min(top, weights.shape[-1]), dim=-1).indices
-    return torch.zeros_like(weights, dtype=torch.bool).scatter_(-1, best, value=True)
-
-
-def _whole(rows: Rows) -> Int[Tensor, "batch kv_head row"]:
-    """All keys up to each row are in the cache."""
-    return (rows.positions + 1).expand(*rows.key.shape[:2], -1)

@@ -20,7 +20,7 @@ class Arm:
 
     Attributes:
         policy: name in the catalogue.
-        settings: those that differ from its defaults.
+        settings: those that were given by hand.
         curve: which curve of a plot it belongs to: a policy, or a policy with a way to choose heads.
         budget: share of the text that each head may keep or look at, or NaN where there is none.
         share: share of key/value heads with a full cache, or NaN where heads are all alike.
@@ -62,10 +62,11 @@ class Outcome:
         regime: from which row on the policy acts.
         values: of each example.
         kv_bytes: keys and values in the cache at the end of the text, mean over examples.
-        full_bytes: the same of the full cache.
+        full_bytes: the same of the model's own cache, which in a layer with a sliding window holds no more than that.
         attended: keys attended over keys that full attention attends, over the rows under the policy.
         flops: operations of attention over those rows, choosing keys included.
         full_flops: the same of full attention.
+        effective: all settings that the policy ran with, its budget included; empty where it was not made from any.
     """
 
     arm: Arm
@@ -79,6 +80,7 @@ class Outcome:
     attended: float
     flops: float
     full_flops: float
+    effective: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     @property
     def n(self) -> int:
@@ -112,7 +114,8 @@ class Outcome:
     def to_record(self) -> dict[str, Any]:
         """All but the values, as plain data."""
         own = {name: getattr(self, name) for name in _NUMBERS}
-        return {"arm": vars(self.arm) | {"settings": dict(self.arm.settings)}, **own}
+        arm = vars(self.arm) | {"settings": dict(self.arm.settings)}
+        return {"arm": arm, **own, "effective": dict(self.effective)}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], values: Float[np.ndarray, " example"]) -> Outcome:
@@ -120,7 +123,7 @@ class Outcome:
         told: dict[str, Any] = dict(record["arm"])
         told |= {name: float(told[name]) for name in ("budget", "share")}
         numbers: dict[str, Any] = {name: record[name] for name in _NUMBERS}
-        return cls(arm=Arm(**told), values=values, **numbers)
+        return cls(arm=Arm(**told), values=values, **numbers, effective=dict(record.get("effective", {})))
 
 
 _NUMBERS = ("task", "length", "measure", "regime", "kv_bytes", "full_bytes", "attended", "flops", "full_flops")

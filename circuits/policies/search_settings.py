@@ -26,9 +26,11 @@ class RazorSettings(PolicySettings):
     compensate: bool = True
 
     def sized(self, budget: int) -> PolicySettings:
-        """Heads outside the split keep ``budget`` entries, the compensation token among them, however long the text."""
-        recent = max(1, budget - self.sink - self.compensate)
-        return self.model_copy(update={"recent": recent, "recent_share": 0.0})
+        """Heads outside the split keep ``budget`` entries, the compensation token among them, however long the text;
+        at most a quarter are first tokens, and a budget of one token has no room for compensation."""
+        sink, compensate = min(self.sink, budget // 4), self.compensate and budget > 1
+        recent = max(1, budget - sink - compensate)
+        return self.model_copy(update={"sink": sink, "recent": recent, "recent_share": 0.0, "compensate": compensate})
 
 
 class RazorHeadSettings(Config):

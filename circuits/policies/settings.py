@@ -6,7 +6,7 @@ policy a budget. Defaults are those of each paper, made smaller where its window
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -39,8 +39,9 @@ class StreamingSettings(PolicySettings):
     positions: Literal["cache", "text"] = "cache"
 
     def sized(self, budget: int) -> PolicySettings:
-        """The sinks stay, recent tokens fill the budget."""
-        return self.model_copy(update={"recent": max(1, budget - self.sink)})
+        """At most a quarter of the budget for sinks, recent tokens fill it."""
+        sink = min(self.sink, budget // 4)
+        return self.model_copy(update={"sink": sink, "recent": max(1, budget - sink)})
 
 
 class InfiniteSettings(PolicySettings):
@@ -48,8 +49,8 @@ class InfiniteSettings(PolicySettings):
 
     Attributes:
         sink: first tokens that stay.
-        recent: local window, the row itself included.
-        ceiling: largest distance; None takes the window.
+        recent: local window, the row itself included; not longer than a ceiling that is given.
+        ceiling: largest distance, at least the window; None takes the window.
     """
 
     sink: int = Field(default=10, ge=0)
@@ -57,8 +58,26 @@ class InfiniteSettings(PolicySettings):
     ceiling: int | None = Field(default=None, ge=1)
 
     def sized(self, budget: int) -> PolicySettings:
-        """The first tokens stay, the window fills the budget."""
-        return self.model_copy(update={"recent": max(1, budget - self.sink)})
+        """At most a quarter of the budget for first tokens, the window fills it; the ceiling is at least the window."""
+        sink = min(self.sink, budget // 4)
+        recent = max(1, budget - sink)
+        ceiling = None if self.ceiling is None else max(self.ceiling, recent)
+        return self.model_copy(update={"sink": sink, "recent": recent, "ceiling": ceiling})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _window_of_the_ceiling(cls, given: Any) -> Any:
+        """A ceiling below the usual window brings its own."""
+        if not isinstance(given, dict) or "recent" in given:
+            return given
+        ceiling, usual = given.get("ceiling"), cls.model_fields["recent"].default
+        return {**given, "recent": ceiling} if isinstance(ceiling, int) and 1 <= ceiling < usual else given
+
+    @model_validator(mode="after")
+    def _ceiling_is_outside(self) -> InfiniteSettings:
+        if self.ceiling is not None and self.ceiling < self.recent:
+            raise ValueError(f"ceiling ({self.ceiling}) is at least recent ({self.recent}), or left out")
+        return self
 
 
 class DuoSettings(PolicySettings):
@@ -92,8 +111,9 @@ class SpanSettings(PolicySettings):
     slope: float = Field(default=0.0, ge=0, le=1)
 
     def sized(self, budget: int) -> PolicySettings:
-        """A window that fills the budget and does not grow."""
-        return self.model_copy(update={"base": float(max(1, budget - self.sink)), "slope": 0.0})
+        """At most a quarter of the budget for first tokens, a window that fills it and does not grow."""
+        sink = min(self.sink, budget // 4)
+        return self.model_copy(update={"sink": sink, "base": float(max(1, budget - sink)), "slope": 0.0})
 
 
 class ActSettings(PolicySettings):

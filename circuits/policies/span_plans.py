@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,9 +15,17 @@ from headscope.tasks import build_needles, build_prose
 from headscope.tasks.answers import AnswerBatch, needle_answers, prose_answers
 from probes.probe import Bench, OnStep
 
+_log = logging.getLogger(__name__)
+
 
 def plan_spans(
-    bench: Bench, budgets: Sequence[float], *, lengths: Sequence[int], examples: int, on_step: OnStep
+    bench: Bench,
+    budgets: Sequence[float],
+    *,
+    lengths: Sequence[int],
+    examples: int,
+    on_step: OnStep,
+    on_left_out: Callable[[str], None] = _log.warning,
 ) -> dict[float, SpanPlan]:
     """A plan for each budget that some rule fits.
 
@@ -29,6 +38,7 @@ def plan_spans(
         lengths: of the texts.
         examples: texts of each kind and length.
         on_step: called with (done, total) layers.
+        on_left_out: called with the reason, once for each budget that has no plan; by default it is logged.
     """
     settings = SpanSearchSettings()
     rules, n_layers = SpanRules.of(settings), bench.model.shape.n_layers
@@ -52,8 +62,8 @@ def plan_spans(
                 settings.model_copy(update={"budget": budget}),
                 n_examples=sum(len(batch.tokens) for _, batch in texts),
             )
-        except ConfigError:
-            continue  # no window is as short as that
+        except ConfigError as error:
+            on_left_out(f"searched windows for {budget:.1%} of the text are left out: {error}")
     return plans
 
 

@@ -54,7 +54,7 @@ class SplitPagesSettings(PolicySettings):
         recent: most recent tokens that they keep, the row itself included.
         page: logical pages of a physical page.
         logical: tokens of a logical page, which has its own bound.
-        pages: physical pages that each row of the other heads attends to, the newest included.
+        pages: physical pages that each row of the chosen heads attends to, the newest included; a budget leaves it.
     """
 
     sink: int = Field(default=64, ge=0)
@@ -64,12 +64,10 @@ class SplitPagesSettings(PolicySettings):
     pages: int = Field(default=4, ge=1)
 
     def sized(self, budget: int) -> PolicySettings:
-        """As many physical pages as the budget holds; where it holds fewer than four, they shrink to fewer logical
-        pages, then these to fewer tokens. Streaming heads stay as they are."""
-        largest = max(1, budget // 4)
-        logical = min(self.logical, largest)
-        page = max(1, min(self.page, largest // logical))
-        return self.model_copy(update={"logical": logical, "page": page, "pages": max(1, budget // (page * logical))})
+        """Streaming heads keep ``budget`` tokens, at most a quarter of them first ones; the pages that chosen heads
+        look at are a setting of their own."""
+        sink = min(self.sink, budget // 4)
+        return self.model_copy(update={"sink": sink, "recent": max(1, budget - sink)})
 
 
 class ChunksSettings(PolicySettings):

@@ -25,7 +25,9 @@ class Tally:
         attended: keys attended so far, per layer, summed over query heads and rows.
         overhead: multiply-adds for choosing keys so far, per layer.
         rows: rows counted, per layer.
-        seen: keys that full attention would have attended, per layer, summed over query heads and rows.
+        seen: keys that full attention would have attended, per layer, summed over query heads and rows: those in the
+            model's own window, where it slides one.
+        whole: entries that each key/value head of the model's own cache holds now, per layer.
     """
 
     n_heads: int
@@ -38,6 +40,7 @@ class Tally:
     overhead: dict[int, float] = field(default_factory=dict[int, float])
     rows: dict[int, int] = field(default_factory=dict[int, int])
     seen: dict[int, float] = field(default_factory=dict[int, float])
+    whole: dict[int, int] = field(default_factory=dict[int, int])
 
     @classmethod
     def of(cls, model: HookedModel) -> Tally:
@@ -47,7 +50,7 @@ class Tally:
 
     def begin(self, layer: int) -> None:
         """Forget a layer: a sequence begins."""
-        for table in (self.kept, self.peak, self.attended, self.overhead, self.rows, self.seen):
+        for table in (self.kept, self.peak, self.attended, self.overhead, self.rows, self.seen, self.whole):
             table.pop(layer, None)
 
     def add(
@@ -57,8 +60,10 @@ class Tally:
         attended: Int[Tensor, "batch head row"],
         kept: Int[Tensor, "batch kv_head row"],
         overhead: float,
+        *,
+        window: int | None = None,
     ) -> None:
-        """Count rows ``first ...`` of a layer."""
+        """Count rows ``first ...`` of a layer, in which the model slides a window of its own, or does not."""
         entries = kept.detach().float().mean(0)
         n_rows = entries.shape[-1]
         most = entries.amax(-1)
@@ -67,13 +72,19 @@ class Tally:
         self.attended[layer] = self.attended.get(layer, 0.0) + float(attended.float().mean(0).sum())
         self.overhead[layer] = self.overhead.get(layer, 0.0) + overhead * self.n_heads * n_rows
         self.rows[layer] = self.rows.get(layer, 0) + n_rows
-        whole = n_rows * (first + 1) + n_rows * (n_rows - 1) / 2
-        self.seen[layer] = self.seen.get(layer, 0.0) + self.n_heads * whole
+        shown = torch.arange(first + 1, first + n_rows + 1).clamp_max(first + n_rows if window is None else window)
+        self.seen[layer] = self.seen.get(layer, 0.0) + self.n_heads * float(shown.sum())
+        self.whole[layer] = int(shown[-1])
 
     @property
     def kv_bytes(self) -> float:
         """Bytes of keys and values in the cache now: ``sum over layers and kv heads of entries * 2 d_head * bytes``."""
         return self._bytes(self.kept)
+
+    @property
+    def full_kv_bytes(self) -> float:
+        """Bytes of the model's own cache now: a layer with a sliding window holds no more than the window."""
+        return float(sum(self.whole.values()) * self.n_kv_heads * 2 * self.d_head * self.bytes_per_number)
 
     @property
     def peak_kv_bytes(self) -> float:

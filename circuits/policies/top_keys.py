@@ -15,16 +15,16 @@ from circuits.policies.sparse_settings import TopKeysSettings
 from headscope.models.protocol import HookedModel
 
 
-def top_mask(scores: Float[Tensor, "batch head row candidate"], count: int) -> Bool[Tensor, "batch head row candidate"]:
+def top_mask(scores: Float[Tensor, "*row candidate"], count: int) -> Bool[Tensor, "*row candidate"]:
     """Which candidates are among the ``count`` with the largest scores of their row; never one at minus infinity."""
     chosen = scores.detach().topk(min(count, scores.shape[-1]), dim=-1).indices
     return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, chosen, True) & (scores > -torch.inf)
 
 
 def whole_cache(rows: Rows, besides: Int[Tensor, " row"] | int = 0) -> Int[Tensor, "batch kv_head row"]:
-    """Entries of a cache that keeps every key, and ``besides`` to find them by."""
+    """Entries of a cache that keeps every key which the model itself would, and ``besides`` to find them by."""
     batch, groups = rows.key.shape[:2]
-    return (rows.positions + 1 + besides).expand(batch, groups, -1)
+    return (rows.positions + 1 - rows.first_shown + besides).expand(batch, groups, -1)
 
 
 def dense(rows: Rows) -> Mixed:

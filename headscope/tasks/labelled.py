@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +19,7 @@ LETTERS = tuple("ABCD")
 
 _POOL_DRAWS = 4  # a demonstration pool holds this many draws of shots, so that prompts differ
 _SHUFFLE_SEED = 0
+_LEAST = 4  # a part of fewer items is no advice
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,49 @@ def split(labelled: LabelledSet, *, select: int, test: int, shots: int, seed: in
         )
     n_labels = len(labelled.labels)
     pool = _POOL_DRAWS * math.ceil(shots / n_labels) * n_labels
+    found = _parted(labelled, pool, select, test, seed)
+    if found is None:
+        raise TaskError(
+            f"{labelled.name!r} has {len(labelled.items)} items in {labelled.n_groups} groups that are not parted: too "
+            f"few for {select:,} selection items, {test:,} test items and the worked examples of {shots} shots. "
+            f"{_what_fits(labelled, pool, select, test, seed)}"
+        )
+    return found
+
+
+def _what_fits(labelled: LabelledSet, pool: int, select: int, test: int, seed: int) -> str:
+    """The largest splits that fit: of the one for the other as asked, else of both, a third of it for selection."""
+    most = len(labelled.items)
+    ways: tuple[Callable[[int], tuple[int, int]], ...] = (
+        lambda n: (n, test),
+        lambda n: (select, n),
+        lambda n: (n // 3, n - n // 3),
+    )
+    for sizes in ways:
+        fits = bisect_left(range(1, most + 1), True, key=lambda n: _parted(labelled, pool, *sizes(n), seed) is None)
+        if fits >= _LEAST:
+            chosen, judged = sizes(fits)
+            return f"These fit, and hardly more: {chosen:,} selection and {judged:,} test items."
+    return "Ask for fewer shots."
+
+
+def _parted(labelled: LabelledSet, pool: int, select: int, test: int, seed: int) -> LabelledSplit | None:
+    """The split into parts of these sizes; None if there are too few items."""
+    if pool + select + test > len(labelled.items):
+        return None
     dice = random.Random(f"{labelled.name} {seed}")
     groups = _grouped(labelled.items)
     order = sorted(groups)
     dice.shuffle(order)
     sizes = (pool, select, test)
     parts = _share([groups[name] for name in order], sizes)
-    return LabelledSplit(*(_take(labelled, part, size, dice) for part, size in zip(parts, sizes, strict=True)))
+    taken = list[tuple[LabelledItem, ...]]()
+    for part, size in zip(parts, sizes, strict=True):
+        items = _take(labelled, part, size, dice)
+        if items is None:
+            return None
+        taken.append(items)
+    return LabelledSplit(*taken)
 
 
 def _grouped(items: Sequence[LabelledItem]) -> dict[str, list[LabelledItem]]:
@@ -175,8 +213,8 @@ def _share(groups: Sequence[list[LabelledItem]], sizes: Sequence[int]) -> list[l
 
 def _take(
     labelled: LabelledSet, part: Sequence[Sequence[LabelledItem]], size: int, dice: random.Random
-) -> tuple[LabelledItem, ...]:
-    """``size`` items, labels in equal numbers, groups in turn."""
+) -> tuple[LabelledItem, ...] | None:
+    """``size`` items, labels in equal numbers, groups in turn; None if there are too few."""
     n_labels = len(labelled.labels)
     extra = set(dice.sample(range(n_labels), size % n_labels))
     found: list[LabelledItem] = []
@@ -184,11 +222,7 @@ def _take(
         wanted = size // n_labels + (label in extra)
         rows = _in_turn([[item for item in group if item.label == label] for group in part], dice)
         if len(rows) < wanted:
-            raise TaskError(
-                f"{labelled.name!r} has {len(labelled.items)} items in {labelled.n_groups} groups that are not parted: "
-                f"too few for {wanted} items labelled {labelled.labels[label]!r} in one of the parts. "
-                "Ask for smaller splits or fewer shots."
-            )
+            return None
         found += rows[:wanted]
     dice.shuffle(found)
     return tuple(found)

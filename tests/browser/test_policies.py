@@ -76,3 +76,10 @@ def test_axe_finds_nothing_serious(
     assert not serious, "\n".join(map(str, serious))
     overflow = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert overflow <= 0
+
+
+def test_the_half_without_a_run_is_one_notice(page: Page, address: str) -> None:
+    page.goto(address)
+    expect(page.locator("#policies-short-body")).to_contain_text("On needle, 64 tokens")
+    expect(page.get_by_text("headscope calibrate smollm2 --sets sentiment,topic").first).to_be_visible()
+    expect(page.locator("#policies-act-short-body")).to_be_hidden()

@@ -1,0 +1,106 @@
+"""The arms of a policies or calibrate run as files for other programs: a row per arm and task or data set."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from app.views import calibration, policies
+from app.views.calibration import CalibrationRun
+from app.views.calibration_tables import effect_table
+from app.views.export import export_meta
+from app.views.policies import PolicyRun
+from app.views.policy_tables import arm_table
+from app.views.table import Cell, Column, Table, table_csv
+from headscope.errors import ConfigError
+from headscope.runs.reading import Run
+from headscope.runs.tables import table_bytes
+
+_KINDS = (policies.KIND, calibration.KIND)
+_PLACE = (
+    Column("task", "Task"),
+    Column("length", "Length", meaning="tokens of each prompt, as asked"),
+    Column("measure", "Measure", meaning="what mean, low and high are of"),
+)
+
+
+def has_arms(run: Run) -> bool:
+    """Whether a run compares arms: policies, or calibrated heads and their controls."""
+    return run.manifest.kind in _KINDS
+
+
+def arms_of(run: Run) -> Table:
+    """A row per arm and task (policies) or data set (calibrate), of the stages that are in.
+
+    Raises:
+        ConfigError: if the run is of another kind.
+        RunError: if it is damaged.
+    """
+    kind = run.manifest.kind
+    if kind == calibration.KIND:
+        return effect_table(CalibrationRun(run))
+    if kind != policies.KIND:
+        raise ConfigError(
+            f"the run {run.manifest.id} is of the kind {kind!r} and has no arms: those are of {' and '.join(_KINDS)} "
+            "runs. Leave out --what."
+        )
+    return _policy_arms(PolicyRun(run))
+
+
+def arms_csv(run: Run) -> str:
+    """The rows as CSV. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    return table_csv(arms_of(run))
+
+
+def arms_json(run: Run) -> str:
+    """Rows and meaning as one JSON object."""
+    table = arms_of(run)
+    return _written({**_meaning(run, table), "arms": table.records()})
+
+
+def arms_meta_json(run: Run) -> str:
+    """What the rows mean and where they come from, as JSON."""
+    return _written(_meaning(run, arms_of(run)))
+
+
+def arms_parquet(run: Run) -> bytes:
+    """The rows as a parquet table."""
+    table = arms_of(run)
+    names = [column.name for column in table.columns]
+    rows = table.records()
+    schema = pa.schema([(name, _type_of([row[name] for row in rows])) for name in names])
+    return table_bytes(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _policy_arms(found: PolicyRun) -> Table:
+    """The arms of every task and length below each other."""
+    columns, rows, meta = tuple[Column, ...](), list[tuple[Cell, ...]](), dict[str, Any]()
+    for task in found.tasks:
+        for length in found.lengths(task):
+            one = arm_table(found, task, length)
+            place = (task, length, str(one.meta["measure"]))
+            rows += [(*place, *row) for row in one.rows]
+            columns, meta = one.columns, dict(one.meta)
+    kept = {name: value for name, value in meta.items() if name not in ("task", "length", "measure")}
+    return Table("Arms", (*_PLACE, *columns), tuple(rows), kept)
+
+
+def _meaning(run: Run, table: Table) -> dict[str, Any]:
+    meanings = {column.name: column.meaning or column.title for column in table.columns}
+    return {**export_meta(run), "columns": meanings, "arms_are": dict(table.meta)}
+
+
+def _written(whole: dict[str, Any]) -> str:
+    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _type_of(cells: list[Cell]) -> pa.DataType:
+    """What a column holds; numbers, where it holds nothing."""
+    kinds = {type(cell) for cell in cells if cell is not None}
+    if kinds == {bool}:
+        return pa.bool_()
+    if str in kinds:
+        return pa.string()
+    return pa.int64() if kinds == {int} else pa.float64()
