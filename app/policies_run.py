@@ -137,6 +137,8 @@ def _resolved(config: PoliciesConfig, bench: Bench) -> tuple[PoliciesConfig, lis
         "tasks": _possible("the task", config.tasks, try_task, left_out),
         "policies": _possible("the policy", config.policies, try_policy, left_out),
     }
+    if set(found["policies"]) == {"full"}:
+        raise TaskError(f"nothing is left to compare the full cache with: {' '.join(left_out)}")
     if config.needed_rules:
         found["rules"] = _possible("the rule", config.rules, try_rule, left_out)
     return config.model_copy(update=found), left_out

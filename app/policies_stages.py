@@ -65,7 +65,12 @@ def stage_runner(writer: RunWriter, bench: Bench, config: PoliciesConfig) -> Cal
 def _save_spans(writer: RunWriter, bench: Bench, config: PoliciesConfig, steps: Steps) -> None:
     """Windows per head for every budget."""
     plans = plan_spans(
-        replace(bench, part="choose"), config.budgets, lengths=config.lengths, examples=_SPAN_TEXTS, on_step=steps
+        replace(bench, part="choose"),
+        config.budgets,
+        lengths=config.lengths,
+        examples=_SPAN_TEXTS,
+        on_step=steps,
+        on_left_out=writer.log,
     )
     record = {"kind": "policy_spans", "budgets": list(plans)}
     arrays = {

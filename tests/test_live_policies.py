@@ -145,7 +145,7 @@ def test_every_policy_answers_at_any_size(model: BridgedModel, name: str, kept: 
 
 def test_streaming_is_the_policy_by_hand_on_all_heads(model: BridgedModel) -> None:
     found = answer(model, policy="streaming", kept=7, captures=True)
-    policy = build_policy(model, "streaming", {"sink": 4, "recent": 3})
+    policy = build_policy(model, "streaming", {"sink": 1, "recent": 6})
     with applied(model, policy) as opened, torch.no_grad():
         same(found, model.logits(tokens_of(model))[0])
         wanted = patterns(model)
@@ -164,7 +164,7 @@ def test_streaming_is_the_policy_by_hand_on_all_heads(model: BridgedModel) -> No
 def test_heads_are_ablated_besides_and_random_ones_in_their_place(model: BridgedModel) -> None:
     later = ("L1H1", "L2H3")  # the policy acts on the first layer too
     found = answer(model, policy="streaming", kept=6, heads=later, ablation="to_bos", random_sets=2)
-    policy = build_policy(model, "streaming", {"sink": 4, "recent": 2})
+    policy = build_policy(model, "streaming", {"sink": 1, "recent": 5})
     for labels, shown in ((later, found.ablated), (found.random_sets[1].heads, None)):
         with applied(model, policy), ablate(model, heads(*labels), "to_bos"), torch.no_grad():
             logits = model.logits(tokens_of(model))[0]

@@ -70,11 +70,10 @@ class Governed(ChangedRun):
         """What its rows took."""
         assert opened.applied is not None
         tally, shape = opened.applied.tally, self.clean.model.shape
-        entries = shape.n_layers * shape.n_kv_heads * len(self.clean.ids)
         return PolicyCost(
             from_row=opened.applied.from_row,
             kv_bytes=tally.kv_bytes,
-            full_kv_bytes=float(entries * 2 * tally.d_head * tally.bytes_per_number),
+            full_kv_bytes=tally.full_kv_bytes,
             share_attended=tally.share_attended,
             whole=tuple(map(str, whole_groups(shape, heads))) if self.kind.needs_split else (),
         )
