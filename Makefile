@@ -48,7 +48,7 @@ serve: setup ## the dashboard on the runs that come with Headscope
 test: check ## everything that must pass before a change lands
 
 check: static browser ## the static checks, then the tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 browser: ## install Chromium for the browser tests, where that takes no password
 	@command -v $(CHROMIUM) >/dev/null || { \

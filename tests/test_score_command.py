@@ -360,7 +360,7 @@ OPTIONS = {
     "--device --dtype --out",
     "show": "RUN --probe/-p --top --by --root",
     "report": "RUN --out/-o --root",
-    "export": "RUN --format/-f --out/-o --root",
+    "export": "RUN --format/-f --out/-o --what --root",
     "runs": "--root",
     "models": "--card --device",
     "serve": "--root --port --host --token --model --demo --open",
