@@ -198,7 +198,7 @@ def test_what_was_done_is_called_what_it_was() -> None:
     cost = PolicyCost(0, 512.0, 2048.0, 0.5)
     said = intervention(LabView(asked(policy="streaming", kept=10, ablation="to_bos"), answer(cost=cost)))
     assert said.startswith("Under StreamingLLM from the first token on: every head keeps")
-    assert "(sink 4, recent 6, positions cache). Ablated besides (to_bos: " in said
+    assert "(sink 2, recent 8, positions cache). Ablated besides (to_bos: " in said
     assert said.endswith("keeps 25.0% of the full one (0.5 KiB of 2.0 KiB), and rows attend to 50.0% of the keys.")
     late = intervention(LabView(asked(policy="tova"), answer(cost=PolicyCost(2, 1.0, 2.0, 0.5))))
     assert late.startswith("Under Newest row's attention (TOVA) from position 2 on, the text before it read in full: ")
