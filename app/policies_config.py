@@ -35,7 +35,8 @@ class PoliciesConfig(ProbeConfig):
         random_draws: random assignments of as many heads.
         window: share of the text that the other heads keep.
         gate_steps: training steps of DuoAttention's gates (2,000 in the paper).
-        gate_length: tokens of the texts that gates are trained on; by default the longest prompt.
+        gate_length: tokens of the texts that gates are trained on, with as many of the paper's ten passkeys of 32 words
+            as fit; by default the longest prompt.
         options: settings of policies, by policy.
         forward_tokens: most tokens in a forward pass; 32,768 suit a large GPU.
         texts: sha256 of the haystack and needle files, filled in when the run starts.

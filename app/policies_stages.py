@@ -32,6 +32,7 @@ _SPAN_TEXTS = 2
 
 
 def stage_runner(writer: RunWriter, bench: Bench, config: PoliciesConfig) -> Callable[[str, Steps], None]:
+    """What measures and saves the stage of a name; prompts of a task are built once for all its stages."""
     batches: dict[tuple[str, int], AnswerBatch] = {}
 
     def run_stage(stage: str, steps: Steps) -> None:

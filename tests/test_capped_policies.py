@@ -14,9 +14,10 @@ from circuits.policies.chunks import Chunks
 from circuits.policies.evaluation import evaluate
 from circuits.policies.head_split import HeadSplit, random_split
 from circuits.policies.masks import Infinite, Streaming
-from circuits.policies.policy import Mixed, Policy, Rows, applied
+from circuits.policies.policy import Policy, applied
 from circuits.policies.razor import Razor
 from circuits.policies.results import Arm, Outcome
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.search_settings import RazorSettings
 from headscope.kernels import causal_logits
 from headscope.models.protocol import HookedModel

@@ -260,7 +260,7 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "one example": (
         ["trained:ioi", "--examples", "1"],
-        ".*'examples.*' cannot be .*1.*: .*greater than or equal to 2.*",
+        "the setting 'examples' cannot hold 1: it should be greater than or equal to 2\\.",
     ),
     "examples in words": (
         ["trained:ioi", "--examples", "few"],

@@ -18,9 +18,10 @@ from circuits.policies.layer_budgets import concentration, density_budgets, shar
 from circuits.policies.masks import Streaming
 from circuits.policies.merging import Merging
 from circuits.policies.newest_row import NewestRow
-from circuits.policies.policy import Mixed, Policy, Rows, applied
+from circuits.policies.policy import Policy, applied
 from circuits.policies.prompt_votes import PromptVotes, votes
 from circuits.policies.recycled import Recycled
+from circuits.policies.rows import Mixed, Rows
 from headscope.errors import ConfigError
 from headscope.models.protocol import HookedModel, ModelShape
 

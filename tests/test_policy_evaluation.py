@@ -17,9 +17,10 @@ from circuits.policies.duo_gates import DUO_GATE
 from circuits.policies.evaluation import evaluate, policy_of, settings_for
 from circuits.policies.head_choice import RULES, split_by
 from circuits.policies.head_split import HeadSplit, count_of, random_split
-from circuits.policies.policy import Mixed, Policy, RowPolicy, Rows, applied
+from circuits.policies.policy import Policy, RowPolicy, applied
 from circuits.policies.razor_heads import ECHO, INDUCTION, razor_scores
 from circuits.policies.results import Arm, Outcome
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.search_settings import RazorHeadSettings
 from circuits.policies.tasks import build_task
 from headscope.errors import ConfigError, UnknownNameError

@@ -12,9 +12,10 @@ from torch import Tensor
 from circuits.policies.catalog import build_policy
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.masks import Full
-from circuits.policies.policy import Mixed, Rows, applied
+from circuits.policies.policy import applied
 from circuits.policies.razor import Razor
 from circuits.policies.razor_heads import ECHO, INDUCTION, razor_scores, razor_split
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.search_settings import RazorHeadSettings, RazorSettings
 from headscope.attention import tap
 from headscope.errors import ConfigError

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from circuits.policies.catalog import build_policy
-from circuits.policies.policy import Mixed, Policy, Rows
+from circuits.policies.policy import Policy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.sink_removal import SinkRemoval
 from circuits.policies.softmax_settings import SinkRemovalSettings
 from circuits.policies.softmaxes import LengthScale, OffByOne, Sigmoid, Temperature

@@ -14,7 +14,8 @@ from circuits.policies.chunks import Chunks
 from circuits.policies.hashing import Hashing, codes_of
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.pages import Pages, SplitPages, page_bounds
-from circuits.policies.policy import Mixed, Policy, Rows
+from circuits.policies.policy import Policy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.sparse_settings import (
     ChunksSettings,
     HashingSettings,

@@ -29,7 +29,8 @@ from torch import Tensor
 from circuits.calibration.sinks import Lengths, find_sinks, only_heads, sinks_among
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.masks import Full
-from circuits.policies.policy import LayerMemory, Mixed, Policy, Rows
+from circuits.policies.policy import LayerMemory, Policy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.settings import ActSettings
 from headscope.attention import AttentionInput
 from headscope.errors import ConfigError, HeadIndexError

@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.policies.head_split import HeadSplit
-from circuits.policies.policy import Mixed, Policy, Rows
+from circuits.policies.policy import Policy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.sparse_settings import ChunksSettings
 from circuits.policies.top_keys import top_mask, whole_cache
 from headscope.attention import AttentionInput

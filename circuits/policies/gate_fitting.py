@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from circuits.policies.eviction_gate import EvictionGate, GatedLayer, Gates
-from circuits.policies.policy import Mixed, Rows, applied
+from circuits.policies.policy import applied
+from circuits.policies.rows import Mixed, Rows
 from headscope.errors import ConfigError
 from headscope.models.protocol import HookedModel
 from headscope.models.rotary import Rotary

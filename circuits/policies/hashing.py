@@ -13,7 +13,8 @@ from torch import Tensor
 
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.masks import sinks_and_recent
-from circuits.policies.policy import Mixed, RowPolicy, Rows
+from circuits.policies.policy import RowPolicy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.sparse_settings import HashingSettings
 from circuits.policies.top_keys import whole_cache
 from headscope.models.protocol import HookedModel

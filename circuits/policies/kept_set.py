@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.policies.policy import Mixed, Rows
+from circuits.policies.rows import Mixed, Rows
 from headscope.attention import AttentionInput
 from headscope.errors import ConfigError
 

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.policies.head_split import HeadSplit, fitting_split
-from circuits.policies.policy import Mixed, RowPolicy, Rows
+from circuits.policies.policy import RowPolicy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.settings import DuoSettings, FullSettings, InfiniteSettings, SpanSettings, StreamingSettings
 from headscope.kernels import expand_kv
 from headscope.models.protocol import HookedModel

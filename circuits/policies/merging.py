@@ -25,7 +25,8 @@ from torch import Tensor
 from circuits.policies.eviction_settings import MergingSettings
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.kept_set import KeptSet, by_group, check_budget, in_window
-from circuits.policies.policy import Mixed, Policy, Rows
+from circuits.policies.policy import Policy
+from circuits.policies.rows import Mixed, Rows
 from headscope.errors import ConfigError
 from headscope.models.protocol import HookedModel
 

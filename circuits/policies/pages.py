@@ -15,7 +15,8 @@ from torch import Tensor
 
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.masks import sinks_and_recent, split_for
-from circuits.policies.policy import Mixed, RowPolicy, Rows
+from circuits.policies.policy import RowPolicy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.sparse_settings import PagesSettings, SplitPagesSettings
 from circuits.policies.top_keys import dense, top_mask, whole_cache
 from headscope.kernels import expand_kv

@@ -15,7 +15,8 @@ from torch import Tensor
 from circuits.policies.eviction_settings import PromptVoteSettings
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.kept_set import by_group, check_budget
-from circuits.policies.policy import Mixed, Policy, Rows
+from circuits.policies.policy import Policy
+from circuits.policies.rows import Mixed, Rows
 from headscope.attention import AttentionInput
 from headscope.errors import ConfigError
 from headscope.models.protocol import HookedModel

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.masks import split_for
-from circuits.policies.policy import Extra, Mixed, RowPolicy, Rows, held_by_group
+from circuits.policies.policy import RowPolicy
+from circuits.policies.rows import Extra, Mixed, Rows, held_by_group
 from circuits.policies.search_settings import RazorSettings
 from headscope.kernels import expand_kv
 from headscope.models.protocol import HookedModel

@@ -20,7 +20,8 @@ from torch import Tensor
 from circuits.policies.eviction_settings import RecycledSettings
 from circuits.policies.head_split import HeadSplit
 from circuits.policies.kept_set import by_group
-from circuits.policies.policy import Mixed, Policy, Rows
+from circuits.policies.policy import Policy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.top_keys import top_mask, whole_cache
 from headscope.attention import AttentionInput
 from headscope.errors import ConfigError

@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.policies.head_split import HeadSplit
-from circuits.policies.policy import Mixed, Policy, Rows
+from circuits.policies.policy import Policy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.softmax_settings import SinkRemovalSettings
 from circuits.policies.softmaxes import chosen_heads
 from circuits.policies.top_keys import whole_cache

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from circuits.policies.head_split import HeadSplit
-from circuits.policies.policy import Mixed, RowPolicy, Rows
+from circuits.policies.policy import RowPolicy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.softmax_settings import (
     LengthScaleSettings,
     OffByOneSettings,

@@ -21,7 +21,6 @@ class Tally:
         d_head: width of a key; values are taken to be as wide.
         bytes_per_number: of the model's dtype.
         kept: entries that each key/value head's cache holds now, per layer.
-        peak: most entries that it held after any row, per layer.
         attended: keys attended so far, per layer, summed over query heads and rows.
         overhead: multiply-adds for choosing keys so far, per layer.
         rows: rows counted, per layer.
@@ -35,7 +34,6 @@ class Tally:
     d_head: int
     bytes_per_number: int
     kept: dict[int, Float[Tensor, " kv_head"]] = field(default_factory=dict[int, Tensor])
-    peak: dict[int, Float[Tensor, " kv_head"]] = field(default_factory=dict[int, Tensor])
     attended: dict[int, float] = field(default_factory=dict[int, float])
     overhead: dict[int, float] = field(default_factory=dict[int, float])
     rows: dict[int, int] = field(default_factory=dict[int, int])
@@ -50,7 +48,7 @@ class Tally:
 
     def begin(self, layer: int) -> None:
         """Forget a layer: a sequence begins."""
-        for table in (self.kept, self.peak, self.attended, self.overhead, self.rows, self.seen, self.whole):
+        for table in (self.kept, self.attended, self.overhead, self.rows, self.seen, self.whole):
             table.pop(layer, None)
 
     def add(
@@ -66,9 +64,7 @@ class Tally:
         """Count rows ``first ...`` of a layer, in which the model slides a window of its own, or does not."""
         entries = kept.detach().float().mean(0)
         n_rows = entries.shape[-1]
-        most = entries.amax(-1)
         self.kept[layer] = entries[:, -1]
-        self.peak[layer] = torch.maximum(self.peak[layer], most) if layer in self.peak else most
         self.attended[layer] = self.attended.get(layer, 0.0) + float(attended.float().mean(0).sum())
         self.overhead[layer] = self.overhead.get(layer, 0.0) + overhead * self.n_heads * n_rows
         self.rows[layer] = self.rows.get(layer, 0) + n_rows
@@ -85,11 +81,6 @@ class Tally:
     def full_kv_bytes(self) -> float:
         """Bytes of the model's own cache now: a layer with a sliding window holds no more than the window."""
         return float(sum(self.whole.values()) * self.n_kv_heads * 2 * self.d_head * self.bytes_per_number)
-
-    @property
-    def peak_kv_bytes(self) -> float:
-        """Sum of the most that each layer's cache held after any row."""
-        return self._bytes(self.peak)
 
     @property
     def share_attended(self) -> float:

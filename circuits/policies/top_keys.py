@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from circuits.policies.head_split import HeadSplit
-from circuits.policies.policy import Mixed, RowPolicy, Rows
+from circuits.policies.policy import RowPolicy
+from circuits.policies.rows import Mixed, Rows
 from circuits.policies.sparse_settings import TopKeysSettings
 from headscope.models.protocol import HookedModel
 

@@ -102,7 +102,7 @@ def test_a_policy_brings_its_budget_and_is_kept_in_the_address(page: Page, share
     expect(page.locator("#lab-strip-body")).to_contain_text("Under StreamingLLM", timeout=LOAD_MS)
     expect(page.locator("#lab-kept-box")).to_be_visible()
     page.locator("#lab-kept").fill("3")
-    expect(page.locator("#lab-strip-body")).to_contain_text("sink 4, recent 1", timeout=LOAD_MS)
+    expect(page.locator("#lab-strip-body")).to_contain_text("sink 0, recent 3", timeout=LOAD_MS)
     assert "policy=streaming" in page.url
     assert "kept=3" in page.url
     page.locator("#lab-policy").click()
