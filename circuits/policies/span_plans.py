@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from circuits.policies.search_settings import SpanSearchSettings
-from circuits.policies.span_influence import SpanRules, span_influence
-from circuits.policies.span_search import SpanPlan, choose_spans
+from circuits.policies.span_influence import SpanRules
+from circuits.policies.span_search import SpanPlan, choose_spans, influence_by_length
 from headscope.errors import ConfigError
 from headscope.tasks import build_needles, build_prose
 from headscope.tasks.answers import AnswerBatch, needle_answers, prose_answers
@@ -41,23 +41,15 @@ def plan_spans(
         on_left_out: called with the reason, once for each budget that has no plan; by default it is logged.
     """
     settings = SpanSearchSettings()
-    rules, n_layers = SpanRules.of(settings), bench.model.shape.n_layers
-    texts = [(length, batch) for length in lengths for batch in _texts(bench, length, examples)]
-    found: dict[int, list[np.ndarray]] = {}
-    for index, (length, batch) in enumerate(texts):
-
-        def step(done: int, _: int, before: int = index * n_layers) -> None:
-            on_step(before + done, len(texts) * n_layers)
-
-        found.setdefault(length, []).append(span_influence(bench.model, batch, rules, on_step=step).mean(0))
-    influence = np.stack([np.mean(parts, axis=0) for parts in found.values()])
+    rules, texts = SpanRules.of(settings), [(n, batch) for n in lengths for batch in _texts(bench, n, examples)]
+    influence = influence_by_length(bench.model, texts, rules, settings, on_step=on_step)
     plans = dict[float, SpanPlan]()
     for budget in budgets:
         try:
             plans[budget] = choose_spans(
-                influence,
+                np.stack(list(influence.values())),
                 rules,
-                tuple(found),
+                tuple(influence),
                 bench.model.shape.n_kv_heads,
                 settings.model_copy(update={"budget": budget}),
                 n_examples=sum(len(batch.tokens) for _, batch in texts),

@@ -115,19 +115,41 @@ def search_spans(
     settings = settings or SpanSearchSettings()
     if not batches:
         raise ConfigError("a search for spans needs at least one batch of texts.")
-    rules, n_layers, found = SpanRules.of(settings), model.shape.n_layers, list[np.ndarray]()
-    for index, batch in enumerate(batches):
+    rules, n_examples = SpanRules.of(settings), sum(len(batch.tokens) for batch in batches)
+    texts = [(batch.tokens.shape[1], batch) for batch in batches]
+    influence = influence_by_length(model, texts, rules, settings, on_step=on_step)
+    found = np.stack(list(influence.values()))
+    return choose_spans(found, rules, tuple(influence), model.shape.n_kv_heads, settings, n_examples=n_examples)
 
-        def step(done: int, _: int, index: int = index) -> None:
-            on_step(index * n_layers + done, len(batches) * n_layers)
+
+def influence_by_length(
+    model: HookedModel,
+    texts: Sequence[tuple[int, AnswerBatch]],
+    rules: SpanRules,
+    settings: SpanSearchSettings,
+    *,
+    on_step: OnStep,
+) -> dict[int, Float[np.ndarray, "rule layer head"]]:
+    """What each rule does to the loss, mean over the batches of each length.
+
+    Args:
+        model: the model.
+        texts: a length and a batch of that length, any number of batches for each length.
+        rules: what heads may choose from.
+        settings: how influence is estimated.
+        on_step: called with (done, total) layers, over all batches.
+    """
+    n_layers, found = model.shape.n_layers, dict[int, list[np.ndarray]]()
+    for index, (length, batch) in enumerate(texts):
+
+        def step(done: int, _: int, before: int = index * n_layers) -> None:
+            on_step(before + done, len(texts) * n_layers)
 
         influence = span_influence(
             model, batch, rules, estimate=settings.estimate, supervision=settings.supervision, on_step=step
         )
-        found.append(influence.mean(0))
-    lengths = tuple(batch.tokens.shape[1] for batch in batches)
-    n_examples = sum(len(batch.tokens) for batch in batches)
-    return choose_spans(np.stack(found), rules, lengths, model.shape.n_kv_heads, settings, n_examples=n_examples)
+        found.setdefault(length, []).append(influence.mean(0))
+    return {length: np.mean(parts, axis=0) for length, parts in found.items()}
 
 
 def choose_spans(
