@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-import circuits.policies.span_plans as span_plans_module
+import circuits.policies.span_search as span_search_module
 from circuits.policies.arms import RANDOM, SEARCHED, has_budget, plan_arms
 from circuits.policies.catalog import POLICIES, build_policy
 from circuits.policies.duo_gates import DUO_GATE
@@ -22,6 +22,7 @@ from circuits.policies.razor_heads import ECHO, INDUCTION, razor_scores
 from circuits.policies.results import Arm, Outcome
 from circuits.policies.rows import Mixed, Rows
 from circuits.policies.search_settings import RazorHeadSettings
+from circuits.policies.span_plans import plan_spans
 from circuits.policies.tasks import build_task
 from headscope.errors import ConfigError, UnknownNameError
 from headscope.heads import HeadScores, ScoreDefinition
@@ -313,10 +314,8 @@ def test_a_budget_without_a_plan_is_told(planted: Planted, monkeypatch: pytest.M
     def influence(*given: Any, **_: Any) -> np.ndarray:
         return np.zeros((1, len(given[2].base), shape.n_layers, shape.n_heads))
 
-    monkeypatch.setattr(span_plans_module, "span_influence", influence)
-    plans = span_plans_module.plan_spans(
-        bench, (0.01, 0.9), lengths=(64,), examples=1, on_step=no_progress, on_left_out=told.append
-    )
+    monkeypatch.setattr(span_search_module, "span_influence", influence)
+    plans = plan_spans(bench, (0.01, 0.9), lengths=(64,), examples=1, on_step=no_progress, on_left_out=told.append)
     assert list(plans) == [0.9]
     assert len(told) == 1
     assert "1.0% of the text" in told[0]
