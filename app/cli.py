@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from app.commands.calibrate import calibrate
 from app.commands.circuit import circuit
 from app.commands.circuit_bench import circuit_bench
+from app.commands.compare import compare
 from app.commands.export import export
 from app.commands.inspect import inspect
 from app.commands.lab import lab
@@ -26,6 +27,8 @@ from app.commands.runs import runs
 from app.commands.score import score
 from app.commands.serve import serve
 from app.commands.show import show
+from app.commands.train import train
+from app.commands.variants import variants
 from app.plain_text import clean
 from headscope import __version__
 from headscope.errors import HeadscopeError
@@ -73,8 +76,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["--help", "-h"]},
     help="Score every attention head of a language model, and test the scores by ablation.",
 )
-_MAKE_RUNS = (score, inspect, circuit, circuit_bench, calibrate, policies, lab)
-for command in (*_MAKE_RUNS, show, report, export, runs, models, serve):
+_MAKE_RUNS = (score, inspect, circuit, circuit_bench, calibrate, policies, train, compare, lab)
+for command in (*_MAKE_RUNS, show, report, export, runs, models, variants, serve):
     app.command()(command)
 
 

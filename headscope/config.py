@@ -80,7 +80,8 @@ def _explain(model: type[BaseModel], detail: dict[str, Any]) -> str:
         subject, verb = f"the setting {'.'.join(str(part) for part in where[:-1])!r}", "hold"  # one value of a list
     else:
         subject, verb = f"the setting {name!r}" if name else "settings", "be"
-    return f"{subject} cannot {verb} {_short(detail['input'])}: {said}.{_nearest(detail)}"
+    end = "" if said.endswith("?") else "."
+    return f"{subject} cannot {verb} {_short(detail['input'])}: {said}{end}{_nearest(detail)}"
 
 
 def _nearest(detail: dict[str, Any]) -> str:

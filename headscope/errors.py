@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 60
+"""Longer lists of names help nobody: the caller's advice says where to see them."""
+
 
 class HeadscopeError(Exception):
     """Base of all errors that a user can cause; its text is one complete message."""
@@ -19,7 +22,7 @@ class UnknownNameError(HeadscopeError):
         names = sorted(allowed)
         near = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        listed = f" Known: {', '.join(names)}." if names else ""
+        listed = f" Known: {', '.join(names)}." if 0 < len(names) <= _LISTED else ""
         return cls(f"no {kind} is called {given!r}.{hint}{listed}{' ' + advice if advice else ''}")
 
 

@@ -356,6 +356,9 @@ OPTIONS = {
     "--set --out --resume",
     "policies": "MODEL --policies --tasks --lengths --examples --budgets --shares --rules --draws --gate-steps "
     "--option --seed --device --dtype --set --out --resume",
+    "train": "TASK --variants --rates --seeds --widths --layers --heads --steps --batch --pictures --option --seed "
+    "--device --set --out --resume",
+    "compare": "MODEL... --run --task --seeds --examples --draws --lengths --seed --set --out --resume",
     "lab": "MODEL --text --heads --ablation --policy --kept --position --a --b --random --captures --bos --seed "
     "--device --dtype --out",
     "show": "RUN --probe/-p --top --by --root",
@@ -363,6 +366,7 @@ OPTIONS = {
     "export": "RUN --format/-f --out/-o --what --root",
     "runs": "--root",
     "models": "--card --device",
+    "variants": "NAME --family --json",
     "serve": "--root --port --host --token --model --demo --open",
 }
 

@@ -17,17 +17,19 @@ def check_options(context: typer.Context) -> None:
     from headscope.errors import ConfigError
 
     given: dict[str, Any] = {}
+    asked = next(str(p.metavar) for p in context.command.params if p.param_type_name == "argument")
     for parameter in context.command.params:
         source = context.get_parameter_source(str(parameter.name))
         if source is not None and source.name == "COMMANDLINE":
-            option = parameter.opts[0] if parameter.opts[0].startswith("-") else "MODEL"
+            option = parameter.opts[0] if parameter.opts[0].startswith("-") else asked
             given[option] = context.params[str(parameter.name)]
     empty = [option for option, value in given.items() if value == ""]
     if empty:
         raise ConfigError(f"{empty[0]} is empty. Give it a value, or leave it out.")
-    if ("MODEL" in given) == ("--resume" in given):
+    if (asked in given) == ("--resume" in given):
+        known = "headscope models" if asked == "MODEL" else f"headscope {context.command.name} --help"
         raise ConfigError(
-            f"give either a MODEL to {context.command.name} or --resume RUN. See what can be loaded: headscope models"
+            f"give either a {asked} to {context.command.name} or --resume RUN. See what there is: {known}"
         )
     idle = [option for option in given if option not in ("--resume", "--out")]
     if "--resume" in given and idle:

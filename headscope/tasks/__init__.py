@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from headscope.tasks.passkeys import PasskeyForm, build_passkeys, passkey_lengths
     from headscope.tasks.prose import build_prose
     from headscope.tasks.repeated import RepeatedTokens, build_repeated
+    from headscope.tasks.synthetic import SyntheticBatch, SyntheticTask, exact_accuracy
+    from headscope.tasks.synthetic_catalog import SyntheticEntry, make_task, synthetic_tasks
     from headscope.tasks.variable_tracking import build_variable_tracking
 
 _WHERE = {
@@ -55,6 +57,9 @@ _WHERE = {
     "NeedleForm": "headscope.tasks.multi_needle",
     "PasskeyForm": "headscope.tasks.passkeys",
     "RepeatedTokens": "headscope.tasks.repeated",
+    "SyntheticBatch": "headscope.tasks.synthetic",
+    "SyntheticEntry": "headscope.tasks.synthetic_catalog",
+    "SyntheticTask": "headscope.tasks.synthetic",
     "TaskPerformance": "headscope.tasks.contrast_performance",
     "answer_accuracy": "headscope.tasks.answers",
     "answer_exact": "headscope.tasks.answers",
@@ -70,16 +75,19 @@ _WHERE = {
     "build_variable_tracking": "headscope.tasks.variable_tracking",
     "contrast_task": "headscope.tasks.contrast_catalog",
     "describe_pair": "headscope.tasks.contrasts",
+    "exact_accuracy": "headscope.tasks.synthetic",
     "from_lm_eval": "headscope.tasks.lm_eval",
     "judge": "headscope.tasks.contrast_performance",
     "label_scores": "headscope.tasks.in_context_scores",
     "labelled_set": "headscope.tasks.labelled_catalog",
     "load_haystack": "headscope.tasks.haystack",
+    "make_task": "headscope.tasks.synthetic_catalog",
     "needle_answers": "headscope.tasks.answers",
     "passkey_lengths": "headscope.tasks.passkeys",
     "prose_answers": "headscope.tasks.answers",
     "repeated_answers": "headscope.tasks.answers",
     "require": "headscope.tasks.contrast_performance",
+    "synthetic_tasks": "headscope.tasks.synthetic_catalog",
 }
 __all__ = [
     "CODES",
@@ -98,6 +106,9 @@ __all__ = [
     "NeedleForm",
     "PasskeyForm",
     "RepeatedTokens",
+    "SyntheticBatch",
+    "SyntheticEntry",
+    "SyntheticTask",
     "TaskPerformance",
     "answer_accuracy",
     "answer_exact",
@@ -113,15 +124,18 @@ __all__ = [
     "build_variable_tracking",
     "contrast_task",
     "describe_pair",
+    "exact_accuracy",
     "from_lm_eval",
     "judge",
     "label_scores",
     "labelled_set",
     "load_haystack",
+    "make_task",
     "needle_answers",
     "passkey_lengths",
     "prose_answers",
     "repeated_answers",
     "require",
+    "synthetic_tasks",
 ]
 __getattr__, __dir__ = lazy_names(__name__, _WHERE)

@@ -1,0 +1,1 @@
+"""A small decoder that takes any mixer: its settings, and the axes that compose with the mixer."""

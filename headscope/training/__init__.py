@@ -1,0 +1,1 @@
+"""Training small decoders on tasks that separate mixers."""

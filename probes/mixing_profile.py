@@ -1,0 +1,87 @@
+"""Where a small model's heads look and what they bring, whatever their mixer: profiles by offset and by match.
+
+A detector at a fixed cell misses real circuits: models that solve associative recall were seen to read the token after
+the value, where a detector of the value finds nothing. So a head is described by whole profiles:
+
+- *offsets*: mean weight from row i to row ``i - d``, ``d = 0 ... 8`` (a previous-token head has its weight at 1);
+- *matches*: mean weight from an asked row to ``match + d``, ``d = -1 ... 4``, where the match is the earlier place of
+  the same token (0: a duplicate-token head, 1: an induction or retrieval head);
+- *first token*: mean weight on position 0, beside what uniform rows would give it, with the norm of its value over the
+  mean norm of the others.
+
+Each is taken on both views of M (`headscope.readings.mixing`): the share, where a row looks, and what is moved. Rows
+are those with a token at every offset counted; asked rows are the task's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from headscope.readings.mixing import LayerMix
+
+View = Literal["share", "moved"]
+VIEWS: tuple[View, ...] = ("share", "moved")
+OFFSETS = tuple(range(9))
+MATCH_OFFSETS = (-1, 0, 1, 2, 3, 4)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Asked rows and where the token they repeat stood before.
+
+    Attributes:
+        rows: positions of the asked rows.
+        columns: position of the match of each, -1 for a row without one, which does not count.
+    """
+
+    rows: Int[Tensor, "B N"]
+    columns: Int[Tensor, "B N"]
+
+
+def offset_profile(weights: Float[Tensor, "B H T K"], offsets: Sequence[int] = OFFSETS) -> Float[Tensor, "B H offset"]:
+    """Mean weight from row i to column ``i - d`` for each offset d, over rows that have all these columns."""
+    size, last = weights.shape[2], max(offsets)
+    rows = torch.arange(last, size, device=weights.device)
+    return torch.stack([weights[:, :, rows, rows - offset].mean(-1) for offset in offsets], -1)
+
+
+def match_profile(
+    weights: Float[Tensor, "B H T K"], matches: Matches, offsets: Sequence[int] = MATCH_OFFSETS
+) -> Float[Tensor, "B H offset"]:
+    """Mean weight from asked rows to ``match + d`` for each d; a column after the row or before the text counts 0."""
+    batch = torch.arange(len(weights), device=weights.device)[:, None]
+    matched = matches.columns >= 0
+    found: list[Tensor] = []
+    for offset in offsets:
+        columns = matches.columns + offset
+        real = matched & (columns >= 0) & (columns <= matches.rows)
+        cells = weights[batch, :, matches.rows.clamp_min(0), columns.clamp(0, weights.shape[3] - 1)]
+        found.append((cells * real[..., None]).sum(1) / matched.sum(1, keepdim=True).clamp_min(1))
+    return torch.stack(found, -1)
+
+
+def first_token(weights: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H"]:
+    """Mean weight of position 0 over the rows after it."""
+    return weights[:, :, 1:, 0].mean(-1)
+
+
+def uniform_first_token(size: int) -> float:
+    """What `first_token` is of uniform causal rows: the mean of ``1 / (i + 1)``, i from 1."""
+    return sum(1 / (row + 1) for row in range(1, size)) / (size - 1)
+
+
+def first_value_norm(layer: LayerMix) -> Float[Tensor, "B H"]:
+    """Norm of position 0's value through W_O over the mean norm of the other tokens' values."""
+    norms = layer.value_norm[:, :, : layer.mix.n_tokens]
+    return norms[:, :, 0] / norms[:, :, 1:].mean(-1)
+
+
+def view_of(layer: LayerMix, view: View) -> Float[Tensor, "B H T K"]:
+    """One of the two views of a layer's M."""
+    return layer.share if view == "share" else layer.moved
