@@ -164,7 +164,8 @@ def _zoo_names(model: str, config: CompareConfig) -> list[str]:
 
 def _from_run(config: CompareConfig, root: Path) -> _Comparison:
     run = Run.open(find_run(root, str(config.run)))
-    refuse_other_kind(run.manifest, "train")
+    if run.manifest.kind != "train":
+        raise RunError(f"--run wants a train run: {run.manifest.id} was made by `headscope {run.manifest.kind}`.")
     sweep = SweepConfig.parse(run.manifest.config)
     if not sweep.weights:
         raise ConfigError(f"the run {run.manifest.id} kept no weights (weights=false): train again.")

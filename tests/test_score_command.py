@@ -358,7 +358,7 @@ OPTIONS = {
     "--option --seed --device --dtype --set --out --resume",
     "train": "TASK --variants --rates --seeds --widths --layers --heads --steps --batch --pictures --option --seed "
     "--device --set --out --resume",
-    "compare": "MODEL... --run --task --seeds --examples --draws --lengths --seed --set --out --resume",
+    "compare": "MODELS --run --task --seeds --examples --draws --lengths --seed --set --out --resume",
     "lab": "MODEL --text --heads --ablation --policy --kept --position --a --b --random --captures --bos --seed "
     "--device --dtype --out",
     "show": "RUN --probe/-p --top --by --root",
