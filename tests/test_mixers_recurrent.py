@@ -16,7 +16,6 @@ from headscope.mixers.decay import decayed_products, earlier_products
 from headscope.mixers.interface import MixerInput, MixerShape
 from headscope.mixers.jacobian import jacobian_matrix
 from headscope.mixers.log_linear import fenwick_levels
-from headscope.mixers.nonlinear import token_of
 from tests.mixer_operations import operations
 
 BATCH, HEADS, SIZE, WIDTH = 1, 2, 12, 4
@@ -249,20 +248,20 @@ def test_log_linear_attention_with_equal_weights_is_its_rule(rule: str) -> None:
 
 def test_log_linear_attention_keeps_a_state_for_each_binary_digit() -> None:
     mixer, given = made("log-linear")
-    state = mixer.start(token_of(given, 0))
+    state = mixer.start(given.token(0))
     for at in range(7):
-        _, state = mixer.step(state, token_of(given, at))
+        _, state = mixer.step(state, given.token(at))
     assert sorted(state) == ["0", "1", "2"]
-    _, state = mixer.step(state, token_of(given, 7))
+    _, state = mixer.step(state, given.token(7))
     assert sorted(state) == ["3"]
 
 
 def test_log_linear_attention_reads_texts_longer_than_it_was_built_for() -> None:
     mixer, given = made("log-linear", size=40)
     assert bool(mixer.mix(given).matrix.isfinite().all())
-    state, rows = mixer.start(token_of(given, 0)), []
+    state, rows = mixer.start(given.token(0)), []
     for at in range(40):
-        z, state = mixer.step(state, token_of(given, at))
+        z, state = mixer.step(state, given.token(at))
         rows.append(z)
     same(torch.cat(rows, 2), mixer.mix(given).z)
 
@@ -406,9 +405,9 @@ def test_dividing_by_the_second_norm_to_the_power_zero_is_plain_decay() -> None:
 
 def test_memora_keeps_distributions() -> None:
     mixer, given = made("fast-weights", retention="kl")
-    state = mixer.start(token_of(given, 0))
+    state = mixer.start(given.token(0))
     for at in range(SIZE):
-        _, state = mixer.step(state, token_of(given, at))
+        _, state = mixer.step(state, given.token(at))
         for name in ("weight0", "weight1"):
             same(state[name].exp().sum(-2), torch.ones((), dtype=torch.float64))
 

@@ -18,7 +18,6 @@ from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 
 _SMALL = 1e-12
-_CHUNK = 64
 
 
 class ChannelRecurrence(Mixer):
@@ -28,6 +27,7 @@ class ChannelRecurrence(Mixer):
     """
 
     kind: MatrixKind = "per_channel"
+    streams: bool = True
     row_kind: RowKind = "substochastic"
     takes_scores: ClassVar[bool] = False
     reads_query_key: ClassVar[bool] = False
@@ -41,16 +41,6 @@ class ChannelRecurrence(Mixer):
         """What each token writes, times the decays since."""
         log_decay, write = self.parts(given)
         return Mix(decay_between(log_decay.mT) * write.mT[..., None, :], given.value)
-
-    def operation(self, given: MixerInput) -> Tensor:
-        """By chunks, each with a matrix of its own and what the last one left."""
-        log_decay, write = self.parts(given)
-        held, found = torch.zeros_like(given.value[:, :, :1]), list[Tensor]()
-        for decay, written in zip(log_decay.split(_CHUNK, 2), (write * given.value).split(_CHUNK, 2), strict=True):
-            inside = torch.einsum("bhdij,bhjd->bhid", decay_between(decay.mT), written)
-            found.append(inside + decay.cumsum(2).exp() * held)
-            held = found[-1][:, :, -1:]
-        return torch.cat(found, 2)
 
     def start(self, token: MixerInput) -> State:
         """Zeros."""

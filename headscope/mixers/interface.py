@@ -110,6 +110,13 @@ class MixerInput:
         """How far each token lies before each row; negative after it."""
         return self.rows[:, None] - self.columns[None, :]
 
+    def token(self, at: int) -> MixerInput:
+        """One token of the call, without a bias."""
+        one = slice(at, at + 1)
+        gates = {name: gate[:, :, one] for name, gate in self.gates.items()}
+        parts = {name: getattr(self, name)[:, :, one] for name in ("query", "key", "value")}
+        return replace(self, **parts, gates=gates, bias=None)
+
     @property
     def visible(self) -> Bool[Tensor, "Q K"]:
         """Which tokens each row may see."""
@@ -177,6 +184,7 @@ class Mixer(nn.Module, ABC):
         takes_scores: whether M is made from scores, so that positions may add a bias to them.
         reads_query_key: whether it reads queries and keys at all.
         decodes: whether `step` reads a text token by token.
+        streams: whether that costs less than M (one for every channel): the decoder then does so unless M is asked for.
         bidirectional: whether it also works without a causal mask.
         causal: whether it works with one.
         gate_names: what `gates` returns, in order.
@@ -188,6 +196,7 @@ class Mixer(nn.Module, ABC):
     takes_scores: ClassVar[bool] = True
     reads_query_key: ClassVar[bool] = True
     decodes: ClassVar[bool] = True
+    streams: bool = False
     bidirectional: ClassVar[bool] = True
     causal: ClassVar[bool] = True
     gate_names: ClassVar[tuple[str, ...]] = ()
@@ -208,7 +217,17 @@ class Mixer(nn.Module, ABC):
 
     def operation(self, given: MixerInput) -> Float[Tensor, "B H Q D"]:
         """z, by a shorter way where there is one."""
+        if self.streams and given.causal and given.first_row == 0 and given.edit_scores is None:
+            return self.scanned(given)
         return self.mix(given).z
+
+    def scanned(self, given: MixerInput) -> Float[Tensor, "B H Q D"]:
+        """z by the recurrence from the first token on; memory for one state a token, none for M."""
+        rows, state = list[Tensor](), self.start(given.token(0))
+        for at in range(given.query.shape[2]):
+            row, state = self.step(state, given.token(at))
+            rows.append(row)
+        return torch.cat(rows, 2)
 
     def start(self, token: MixerInput) -> State:
         """The state before the first token, for the batch, device and dtype of ``token``."""

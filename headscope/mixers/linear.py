@@ -43,11 +43,16 @@ class FeatureMixer(Mixer):
 
     def mix(self, given: MixerInput) -> Mix:
         """All dot products of features, then the row sums."""
-        weights = self.query_features(given.query, given.scale) @ self.key_features(given.key, given.scale).mT
-        weights = weights * self.reach(given)
+        weights = self.products(given.query, given.key, given.scale) * self.reach(given)
         if self.normalise:
             weights = weights / self.divisor(weights.sum(-1, keepdim=True))
         return Mix(weights, given.value)
+
+    def products(
+        self, query: Float[Tensor, "B H Q E"], key: Float[Tensor, "B H K E"], scale: float
+    ) -> Float[Tensor, "B H Q K"]:
+        """``phi(q_i) . psi(k_j)`` of all rows and columns."""
+        return self.query_features(query, scale) @ self.key_features(key, scale).mT
 
     def reach(self, given: MixerInput) -> Tensor:
         """What products of features are multiplied by: 1 for a token that a row sees, else 0."""

@@ -44,6 +44,7 @@ class Longhorn(Mixer):
         super().__init__(shape, settings)
         self.channels = settings.steps == "channel"
         self.kind: MatrixKind = "per_channel" if self.channels else "recurrent"
+        self.streams = self.channels
         self.strength = HeadLinear(shape, shape.d_head if self.channels else 1)
 
     def gates(self, stream: Float[Tensor, "B T d_model"]) -> dict[str, Tensor]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -28,22 +26,4 @@ class Nonlinear(Mixer):
 
     def operation(self, given: MixerInput) -> Float[Tensor, "B H Q D"]:
         """The recurrence."""
-        state, rows = None, list[Tensor]()
-        for at in range(given.key.shape[2]):
-            token = token_of(given, at)
-            z, state = self.step(self.start(token) if state is None else state, token)
-            rows.append(z)
-        return torch.cat(rows, 2)
-
-
-def token_of(given: MixerInput, at: int) -> MixerInput:
-    """One token of a call."""
-    one = slice(at, at + 1)
-    return replace(
-        given,
-        query=given.query[:, :, one],
-        key=given.key[:, :, one],
-        value=given.value[:, :, one],
-        gates={name: gate[:, :, one] for name, gate in given.gates.items()},
-        bias=None,
-    )
+        return self.scanned(given)

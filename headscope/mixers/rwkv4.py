@@ -14,10 +14,7 @@ from headscope.config import Config
 from headscope.mixers.head_linear import HeadLinear
 from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
-from headscope.mixers.nonlinear import token_of
 from headscope.mixers.same_width import check_same_width
-
-_DENSE = 128
 
 
 class RWKV4Settings(Config):
@@ -45,6 +42,7 @@ class RWKV4(Mixer):
     """
 
     kind: MatrixKind = "per_channel"
+    streams: bool = True
     row_kind: RowKind = "substochastic"
     takes_scores: ClassVar[bool] = False
     bidirectional: ClassVar[bool] = False
@@ -81,17 +79,6 @@ class RWKV4(Mixer):
             )  # column j also holds what j + 1 took from it
             matrix = matrix + shifted * given.gates["perspective"][..., view][:, :, None, :, None]
         return Mix(matrix * receptance, given.value)
-
-    def operation(self, given: MixerInput) -> Tensor:
-        """Token by token where the matrices of a long text would be too large."""
-        size = given.key.shape[2]
-        if size <= _DENSE:
-            return self.mix(given).z
-        state, found = self.start(token_of(given, 0)), list[Tensor]()
-        for at in range(size):
-            z, state = self.step(state, token_of(given, at))
-            found.append(z)
-        return torch.cat(found, 2)
 
     def start(self, token: MixerInput) -> State:
         """Nothing summed; no earlier token."""

@@ -16,7 +16,6 @@ from headscope.mixers.decay import decayed_products
 from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 
-_CHUNK = 64
 _ROUNDING = 1e-5  # of the average, so that equal steps are all kept
 
 
@@ -48,6 +47,7 @@ class Mamba(Mixer):
     """
 
     kind: MatrixKind = "per_channel"
+    streams: bool = True
     row_kind: RowKind = "signed"
     takes_scores: ClassVar[bool] = False
     bidirectional: ClassVar[bool] = False
@@ -78,18 +78,6 @@ class Mamba(Mixer):
             eye = torch.eye(matrix.shape[-1], device=matrix.device, dtype=matrix.dtype)
             matrix = matrix + self.skip[..., None, None] * eye
         return Mix(matrix, given.value)
-
-    def operation(self, given: MixerInput) -> Tensor:
-        """By chunks, each with a matrix of its own and the state that the last one left."""
-        parts = (*self._parts(given), given.value.mT[..., None])
-        held, found = torch.zeros_like(parts[1][..., :1, :]), list[Tensor]()
-        for query, key, log_decay, value in zip(*(part.split(_CHUNK, 3) for part in parts), strict=True):
-            before = (query * log_decay.cumsum(-2).exp() * held).sum(-1, keepdim=True)
-            found.append(decayed_products(query, key, log_decay) @ value + before)
-            after = torch.cat([log_decay[..., 1:, :], torch.zeros_like(held)], -2).flip(-2).cumsum(-2).flip(-2).exp()
-            held = log_decay.sum(-2, keepdim=True).exp() * held + (after * key * value).sum(-2, keepdim=True)
-        z = torch.cat(found, 3).squeeze(-1).mT
-        return z if self.skip is None else z + self.skip[:, None] * given.value
 
     def start(self, token: MixerInput) -> State:
         """Zeros; the sum of steps, and how many tokens came, where tokens are dropped."""

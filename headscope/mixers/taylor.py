@@ -63,14 +63,22 @@ class Taylor(FeatureMixer):
         self.offset = nn.Parameter(torch.zeros(2, shape.d_key)) if normed else None
         self.temperature = nn.Parameter(torch.ones(shape.n_heads, 1, 1)) if self.inputs == "unit" else None
 
+    def products(self, query: Tensor, key: Tensor, scale: float) -> Tensor:
+        """The polynomial of the scores themselves: features have d_key^2 numbers, a score is one."""
+        scores = self._scaled(query, scale) @ self._prepared(key, 1).mT
+        return 1 + scores + scores.square() / 2 if self.polynomial == "taylor" else scores.square()
+
     def query_features(self, query: Tensor, scale: float) -> Tensor:
         """The powers of a scaled query."""
-        factor = scale if self.temperature is None else self.temperature
-        return self._powers(self._prepared(query, 0) * factor)
+        return self._powers(self._scaled(query, scale))
 
     def key_features(self, key: Tensor, scale: float) -> Tensor:  # noqa: ARG002
         """The powers of a key."""
         return self._powers(self._prepared(key, 1))
+
+    def _scaled(self, query: Tensor, scale: float) -> Tensor:
+        factor = scale if self.temperature is None else self.temperature
+        return self._prepared(query, 0) * factor
 
     def _prepared(self, x: Tensor, which: int) -> Tensor:
         if self.gain is not None and self.offset is not None:

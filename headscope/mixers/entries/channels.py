@@ -53,7 +53,7 @@ _SELECTIVE = (
         title="Mamba (S6)",
         source="2312.00752",
         equation="M_ij = sum_n C_in B_jn dt_j exp(A_n sum_(j<t<=i) dt_t) in each channel, and D on the diagonal",
-        config=_with("mamba") | {"conv": 4, "output_gate": "channel"},
+        config=_with("mamba") | {"conv": 4, "output_gate": "channel", "d_key": 16},
         peer="transformers mamba, mambapy",
         note="B and C are made for each head, as key and query, in the paper for all channels alike; C is scaled by "
         "1/sqrt(N). The convolution also runs over B and C and has no silu after it; the output gate is a sigmoid, in "
@@ -65,7 +65,7 @@ _SELECTIVE = (
         title="Mamba's state space without convolution and gate",
         source="2312.00752",
         equation="M_ij = sum_n C_in B_jn dt_j exp(A_n sum_(j<t<=i) dt_t) in each channel, and D on the diagonal",
-        config=_with("mamba"),
+        config=_with("mamba") | {"d_key": 16},
         peer="transformers mamba, mambapy",
         note="As mamba, to see what the state space does alone.",
     ),
@@ -74,7 +74,7 @@ _SELECTIVE = (
         title="DeciMamba",
         source="2406.14528",
         equation="as mamba, with dt_t = 0 where the mean of dt_t over channels is below that of the tokens so far",
-        config=_with("mamba", decimate=1.0) | {"conv": 4, "output_gate": "channel"},
+        config=_with("mamba", decimate=1.0) | {"conv": 4, "output_gate": "channel", "d_key": 16},
         training="training-free",
         state="H D N + 2",
         note="The paper keeps the tokens with the largest steps of the whole text and removes the others from later "

@@ -79,12 +79,11 @@ ENTRIES: tuple[Variant, ...] = (
         title="BASED's linear attention",
         source="2402.18668",
         equation="M_ij = (1 + s + s^2 / 2) / sum, s = q_i . k_j / sqrt(d)",
-        config=_mixer("taylor"),
+        config=_mixer("taylor") | {"d_key": 16},
         bidirectional=True,
         state="H (1 + d + d^2) (D + 1)",
         peer="fla based",
-        note="The linear layers of BASED: based-hybrid puts softmax in a window between them. The paper has queries "
-        "and keys of 16 channels: set d_key.",
+        note="The linear layers of BASED: based-hybrid puts softmax in a window between them.",
         also=("2nd-order Taylor linear attention", "TaylorExp"),
     ),
     _linear(
@@ -92,7 +91,7 @@ ENTRIES: tuple[Variant, ...] = (
         title="BASED",
         source="2402.18668",
         equation="layers in turn: M_ij = (1 + s + s^2 / 2) / sum; M_i = softmax of s_ij over i - w < j <= i",
-        config={"n_layers": 2, "mixer": ("taylor", _WINDOW)},
+        config={"n_layers": 2, "mixer": ("taylor", _WINDOW), "d_key": 16},
         state="H (1 + d + d^2) (D + 1), then 2 H (w - 1) D",
         note="One layer of each kind; the paper's further layers, gated convolutions, are left out. The window is 8 "
         "tokens, where the paper has 64.",
@@ -102,7 +101,7 @@ ENTRIES: tuple[Variant, ...] = (
         title="ReBased",
         source="2402.10644",
         equation="M_ij = s^2 / sum s^2, s = (g_q LN(q_i) + b_q) . (g_k LN(k_j) + b_k) / sqrt(d)",
-        config=_mixer("taylor", polynomial="square", inputs="norm"),
+        config=_mixer("taylor", polynomial="square", inputs="norm") | {"d_key": 16},
         bidirectional=True,
         state="H d^2 (D + 1)",
         peer="fla rebased (given normalised queries and keys; it adds 1e-6 to row sums)",

@@ -175,7 +175,7 @@ _DECAY = (
         title="Longhorn",
         source="2407.14207",
         equation="S_t = (1 - e_t k_t^2) * S_(t-1) + e_t k_t v_t^T, e_t = b_t / (1 + b_t |k_t|^2)",
-        config=_with("longhorn"),
+        config=_with("longhorn") | {"d_key": 16},
         kind="per_channel",
         note=f"Without the D skip. Queries are divided by sqrt(d). {_CONV}",
     ),

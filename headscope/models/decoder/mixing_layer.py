@@ -34,7 +34,7 @@ from headscope.models.decoder.sharing import Earlier, KeysValues, ProjectedKeysV
 from headscope.models.decoder.sphere import LearnedScale, unit
 
 _DENSE = 256
-"""Up to this length M is always built; longer texts take a mixer's own operation unless a hook asks for M."""
+"""Up to this length M is built, unless a mixer streams; longer texts take its operation, unless M is asked for."""
 
 
 class MixingLayer(nn.Module):
@@ -149,7 +149,7 @@ class MixingLayer(nn.Module):
         if self.mixer.kind == "jacobian":
             return self._nonlinear(given)
         wanted = _has_hooks(self.hook_pattern) or _has_hooks(self.hook_attn_scores) or self.on_mix is not None
-        if given.key.shape[2] > _DENSE and not wanted:
+        if not wanted and (self.mixer.streams or given.key.shape[2] > _DENSE):
             return self.mixer.operation(given)
         mix = self.mixer.mix(given)
         matrix = self.hook_pattern(mix.matrix)
