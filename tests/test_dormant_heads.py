@@ -12,6 +12,7 @@ from torch import Tensor
 
 from headscope.models.decoder.config import DecoderConfig
 from headscope.models.decoder.decoder import Decoder
+from headscope.models.decoder.norms import EPSILON
 from headscope.tasks.bigram_backcopy import BigramBackcopy, BigramBackcopySettings, dirichlet_bigrams
 from headscope.training.settings import TrainingConfig
 from headscope.training.trainer import Trainer
@@ -28,6 +29,8 @@ SETTINGS: dict[str, Any] = {
 }
 TASK = BigramBackcopy(BigramBackcopySettings(**SETTINGS))
 KINDS = ("trigger", "other")
+ITSELF = {"kind": "masked", "settings": {"patterns": (({"kind": "window", "size": 1},),)}}
+"""Every row sees its own token."""
 
 
 def probe(n: int = 16) -> DormantHeads:
@@ -62,7 +65,8 @@ def planted(drain: float, weight: float) -> Decoder:
     places, width = slice(VOCAB, VOCAB + LENGTH), VOCAB + LENGTH
     size = 3 * VOCAB + LENGTH
     model = decoder(d_model=size, d_head=VOCAB, d_key=LENGTH + 1, position="learned")
-    grow = (size / 2) ** -0.5 * (LENGTH + 1) ** 0.25  # undoes the norm, and half of the scale of scores
+    divisor = (2 / size + EPSILON) ** 0.5
+    grow = divisor * (LENGTH + 1) ** 0.25  # undoes the norm, and half of the scale of scores
     token = torch.eye(VOCAB)
     values = token.clone()
     values[START, START] = drain
@@ -81,7 +85,7 @@ def planted(drain: float, weight: float) -> Decoder:
         attn.W_Q[1, :VOCAB, LENGTH] = grow * math.log(weight)
         attn.keys_values.W_K[0, places, :LENGTH] = grow * torch.eye(LENGTH)
         attn.keys_values.W_K[:, START, LENGTH] = grow
-        attn.keys_values.W_V[:, :VOCAB] = (size / 2) ** -0.5 * values
+        attn.keys_values.W_V[:, :VOCAB] = divisor * values
         attn.W_O[0, :, width : width + VOCAB] = token
         attn.W_O[1, :, width + VOCAB :] = token
         model.W_U[width : width + VOCAB] = token
@@ -136,7 +140,7 @@ def test_rows_that_can_close_have_their_mass_in_the_null_column() -> None:
 
 def test_a_residual_peak_is_told_for_every_place() -> None:
     """The start token enters five times as long as the others; the second block doubles what every token had."""
-    model = decoder(d_model=VOCAB, n_heads=1, n_layers=2, mixer={"kind": "window", "settings": {"window": 1}})
+    model = decoder(d_model=VOCAB, n_heads=1, n_layers=2, mixer=ITSELF)
     last: Any = model.mixing_layers[1]
     with torch.no_grad():
         model.W_E.copy_(torch.eye(VOCAB))
@@ -269,14 +273,13 @@ def test_the_weight_on_the_token_before_of_more_columns_than_tokens() -> None:
     assert previous_weight(weights)[0].tolist() == [[0, 5, 11], [0, 20, 26]]
 
 
-@pytest.mark.parametrize("kind", ["mamba", "deltanet", "memory_key_values", "titans"])
+@pytest.mark.parametrize("kind", ["mamba", "delta", "memory-key-values", "titans", "lstm", "landmark"])
 def test_any_mixer_can_be_measured(kind: str) -> None:
-    from headscope.mixers.registry import mixer_places
-
-    if kind not in mixer_places():
-        pytest.skip(kind)
     found = probe(4)(decoder(mixer=kind), 0)
     assert all(math.isfinite(value) for value in found.values())
+    shares = [value for name, value in found.items() if name.startswith(("share", "moved"))]
+    assert len(shares) == 2 * 2 * 2 * 2
+    assert all(0 <= value <= 1 for value in shares)
 
 
 def test_it_goes_along_with_a_training_and_leaves_no_hook() -> None:
@@ -305,5 +308,3 @@ def test_the_same_seed_is_the_same_batch() -> None:
     assert probe()(model, 0) == probe()(model, 9)
     other = DormantHeads.of(TASK, n=16, seed=1, device=torch.device("cpu"))
     assert probe()(model, 0) != other(model, 0)
-
-
