@@ -107,10 +107,18 @@ def _runner(writer: RunWriter, config: CompareConfig, comparison: _Comparison) -
             on_step=steps,
         )
         writer.save_record(
-            stage, asdict(report), tensors=_picture(model, comparison.task, config), seconds=steps.seconds
+            stage,
+            asdict(report) | _task_of(comparison.task),
+            tensors=_picture(model, comparison.task, config),
+            seconds=steps.seconds,
         )
 
     return run_stage
+
+
+def _task_of(task: SyntheticTask[Any]) -> dict[str, Any]:
+    """What the models were trained on, beside each report."""
+    return {"task_settings": task.settings.model_dump(mode="json"), "length": task.length}
 
 
 def _picture(model: Decoder, task: SyntheticTask[Any], config: CompareConfig) -> dict[str, np.ndarray]:

@@ -154,6 +154,7 @@ def _record_of(training: Training, trainer: Trainer) -> dict[str, Any]:
         "decoder": trainer.model.config.model_dump(mode="json"),
         "curve": [asdict(point) for point in training.curve],
         "train_seconds": training.seconds,
+        "pictured": _PICTURED,
     }
 
 

@@ -86,7 +86,13 @@ def describe_model(
     layers = read_mixing(model, batch.given)
     matches = matches_of(batch)
     heads = [profile for layer in layers for profile in _profiles(layer, matches)]
-    claimed = [claim for head in heads for claim in _claimed(head, matches is not None)]
+    editable = {layer.layer for layer in model.mixing_layers if layer.mixer.kind != "jacobian"}  # others have no cells
+    claimed = [
+        claim
+        for head in heads
+        for claim in _claimed(head, matches is not None)
+        if Head.parse(head.head).layer in editable
+    ]
     total, done = 1 + len(claimed) + len(lengths), 1
     claims = list[Claim]()
     for profile, cells in claimed:

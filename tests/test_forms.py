@@ -16,9 +16,11 @@ from typer.testing import CliRunner
 import app.bench_run
 import app.calibrate_run
 import app.circuit_run
+import app.compare_run
 import app.inspection
 import app.policies_run
 import app.scoring
+import app.train_run
 from app.cli import app as cli
 from app.forms import COMMANDS, NO_FORM, argv_of, choices, fields_of, find_command, parse_form, values_of
 from app.forms.commands import ExportConfig, ReportConfig
@@ -31,11 +33,13 @@ from circuits.policies.catalog import POLICIES
 from circuits.validation import EXPERIMENTS
 from headscope.config import Config
 from headscope.errors import ConfigError, UnknownNameError
+from headscope.mixers.registry import variants
 from headscope.models import catalog
 from headscope.models.loading import resolve_dtype
 from headscope.tasks import NEEDLES
 from headscope.tasks.contrast_catalog import CONTRAST_TASKS
 from headscope.tasks.labelled_catalog import LABELLED
+from headscope.tasks.synthetic_catalog import synthetic_tasks
 from probes import PROBES
 
 SCORE = {field.name: field for field in fields_of(ScoreConfig)}
@@ -361,6 +365,61 @@ def test_a_run_is_written_as_its_command_reads_it(
     assert seen == [wanted]
 
 
+@pytest.mark.parametrize(
+    ("command", "filled_in", "words"),
+    [
+        ("train", {}, ["train", "mqar"]),
+        (
+            "train",
+            {"task": "induction", "variants": ["softmax", "linear"], "rates": "0.003, 0.01", "seeds": "2"}
+            | {"options": "task.d_vocab=40\ndecoder.conv=4", "stop_at": "0.95"},
+            [
+                *("train", "induction", "--variants", "softmax,linear", "--rates", "0.003,0.01", "--seeds", "2"),
+                *("--set", "stop_at=0.95", "--option", "task.d_vocab=40", "--option", "decoder.conv=4"),
+            ],
+        ),
+        ("compare", {"models": ["softmax", "linear"]}, ["compare", "softmax", "linear"]),
+        (
+            "compare",
+            {"models": ["softmax"], "run": "latest", "lengths": "48 64", "draws": 50},
+            ["compare", "softmax", "--run", "latest", "--lengths", "48,64", "--draws", "50"],
+        ),
+    ],
+    ids=["train, defaults", "train", "compare, defaults", "compare"],
+)
+def test_trainings_and_comparisons_are_written_as_their_commands_read_them(
+    command: str, filled_in: dict[str, Any], words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form, seen = find_command(command), list[Config]()
+
+    def keep(config: Config, **_: object) -> Path:
+        seen.append(config)
+        return Path("run")
+
+    monkeypatch.setattr(app.train_run, "run_train", keep)
+    monkeypatch.setattr(app.compare_run, "run_compare", keep)
+    wanted = parse_form(form.config, filled_in)
+    line = form.words(wanted, Path("r"))
+    n_subjects = 2 if words[2:3] == ["linear"] else 1
+    assert line[: 1 + n_subjects] == words[: 1 + n_subjects]
+    assert sorted(line) == sorted([*words, "--out", "r"])
+    assert CliRunner().invoke(cli, line).exit_code == 0
+    told = wanted.model_dump(exclude={"options", "task_settings", "decoder"})
+    assert {name: value for name, value in seen[0].model_dump().items() if name in told} == told
+    if "options" in filled_in:
+        assert seen[0].model_dump()["task_settings"] == {"d_vocab": 40}
+        assert seen[0].model_dump()["decoder"] == {"conv": 4}
+
+
+def test_variants_and_tasks_are_offered_by_name_and_odd_lines_are_refused() -> None:
+    train = {field.name: field for field in fields_of(find_command("train").config)}
+    assert set(train["variants"].choices) == {name for name, one in variants().items() if one.status == "built"}
+    assert set(train["task"].choices) == set(synthetic_tasks())
+    for values, said in (({"options": "pairs=4"}, "task.KEY=VALUE"), ({"options": "model.x=4"}, "'options'")):
+        with pytest.raises(ConfigError, match=said):
+            parse_form(find_command("train").config, values)
+
+
 def test_tasks_and_methods_are_offered_by_name() -> None:
     fields = {field.name: field for field in fields_of(find_command("circuit").config)}
     assert set(fields["task"].choices) == set(CONTRAST_TASKS)
@@ -399,8 +458,8 @@ def test_every_form_has_a_command_of_its_name() -> None:
     registered = {
         command.callback.__name__.replace("_", "-") for command in cli.registered_commands if command.callback
     }
-    assert {form.name for form in COMMANDS} == registered - {"show", "runs", "models", "serve"}
-    assert all(name in NO_FORM for name in ("show", "runs", "models", "serve"))
+    assert {form.name for form in COMMANDS} == registered - {"show", "runs", "models", "variants", "serve"}
+    assert all(name in NO_FORM for name in ("show", "runs", "models", "variants", "serve"))
     assert all(fields_of(form.config) for form in COMMANDS)
     with pytest.raises(UnknownNameError, match="'scores'"):
         find_command("scores")

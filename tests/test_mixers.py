@@ -136,6 +136,24 @@ def test_a_later_token_changes_no_earlier_row(entry: Variant) -> None:
 
 
 @decoders
+@pytest.mark.parametrize("kinds", [2, 11])
+def test_a_text_is_read_as_the_beginning_of_a_longer_one(entry: Variant, kinds: int) -> None:
+    """M and logits of the first rows, also where many tokens are equal and nothing but rounding tells them apart."""
+    if not entry.causal:
+        pytest.skip("reads a text both ways")
+    model = Decoder(small_config(entry)).double().eval()
+    tokens = torch.randint(0, kinds, (2, 20), generator=torch.Generator().manual_seed(5))
+    with torch.no_grad(), model.recorded_mixes() as mixes:
+        logits, layers = model(tokens), len(model.mixing_layers)
+        for size in (13, 7):
+            assert close(model(tokens[:, :size]), logits[:, :size], 1e-9), f"{size} tokens"
+            for whole, part in zip(mixes[:layers], mixes[-layers:], strict=True):
+                if whole.columns or part.matrix.shape[-1] != size:
+                    continue  # columns that are no tokens
+                assert close(part.matrix, whole.matrix[..., :size, :size], 1e-8), f"M of {size} tokens"
+
+
+@decoders
 def test_an_example_does_not_depend_on_the_rest_of_its_batch(entry: Variant) -> None:
     model = Decoder(small_config(entry)).double().eval()
     tokens = torch.randint(0, 11, (3, N_CTX), generator=torch.Generator().manual_seed(2))

@@ -117,10 +117,15 @@ def test_the_command_line_reads_the_line_of_a_fresh_form_as_far_as_the_name_that
 ) -> None:
     values = initial_values(form.name, tmp_path)
     missing = PREFILLED["run"] if "run" in values else "planted:nothing"
-    filled = job_form.read_form(form.name, values | ({"model": missing} if "model" in values else {}), tmp_path)
+    named = {"device": "nowhere"} if form.name == "train" else {"run": missing} if form.name == "compare" else {}
+    named |= {"model": missing} if "model" in values else {}
+    filled = job_form.read_form(form.name, values | named, tmp_path)
     answer = CliRunner().invoke(cli, filled.words)
     assert answer.exit_code != 0
-    assert re.search(f"error: no (model|run) is called '{missing}'", answer.output), answer.output
+    said = (
+        "error: 'nowhere' is not a device" if form.name == "train" else f"error: no (model|run) is called '{missing}'"
+    )
+    assert re.search(said, answer.output), answer.output
 
 
 @pytest.mark.parametrize("form", COMMANDS, ids=lambda form: form.name)

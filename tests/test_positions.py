@@ -411,9 +411,9 @@ def randomised(evaluation: str = "spread", seed: int = 0) -> Decoder:
     return Decoder(DecoderConfig.parse(data))
 
 
-def draws(model: Decoder, count: int = 3) -> list[list[int]]:
+def draws(model: Decoder, count: int = 3, size: int = 10) -> list[list[int]]:
     assert model.drawn_positions is not None
-    return [model.drawn_positions(10).tolist() for _ in range(count)]
+    return [model.drawn_positions(size).tolist() for _ in range(count)]
 
 
 def test_drawn_positions_are_sorted_different_and_new_in_every_pass() -> None:
@@ -454,9 +454,10 @@ def test_evaluation_reads_the_same_each_time(evaluation: str) -> None:
 
 def test_spread_positions_are_the_means_of_draws() -> None:
     model = randomised()
-    means = torch.tensor(draws(model, 2000), dtype=torch.float64).mean(0)
-    spread = torch.tensor(draws(model.eval(), 1)[0], dtype=torch.float64)
+    means = torch.tensor(draws(model, 2000, N_CTX), dtype=torch.float64).mean(0)
+    spread = torch.tensor(draws(model.eval(), 1, N_CTX)[0], dtype=torch.float64)
     assert float((means - spread).abs().max()) < 1.2
+    assert draws(model, 1, 5)[0] == spread[:5].tolist(), "a text is the beginning of a longer one"
 
 
 def test_a_text_longer_than_the_range_is_refused() -> None:

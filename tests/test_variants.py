@@ -10,10 +10,11 @@ from typer.testing import CliRunner
 from app.cli import app
 from app.guide.variants_page import PAGE
 from app.views.variants import variants_page
-from headscope.errors import UnknownNameError
+from headscope.errors import ConfigError, UnknownNameError
 from headscope.mixers.building import mixer_class
 from headscope.mixers.registry import Variant, mixer_places, variant, variants
 from headscope.models.decoder.config import DecoderConfig
+from headscope.models.decoder.decoder import Decoder
 
 
 def test_the_page_of_the_documentation_is_the_registry() -> None:
@@ -32,6 +33,19 @@ def test_an_entry_says_what_it_is(entry: Variant) -> None:
         config = DecoderConfig.parse({"causal": entry.causal} | dict(entry.config))
         kinds = [mixer_class(choice.kind) for choice in config.mixer]
         assert all(kind.causal if entry.causal else kind.bidirectional for kind in kinds)
+
+
+@pytest.mark.parametrize("entry", [e for e in variants().values() if e.status == "built"], ids=lambda entry: entry.name)
+def test_a_decoder_reads_both_ways_if_and_only_if_the_entry_says_so(entry: Variant) -> None:
+    def builds(causal: bool) -> bool:
+        try:
+            Decoder(DecoderConfig.parse({"d_model": 16, "d_vocab": 5} | dict(entry.config) | {"causal": causal}))
+        except ConfigError:
+            return False
+        return True
+
+    assert builds(True) == entry.causal
+    assert builds(False) == (entry.bidirectional or not entry.causal)
 
 
 def test_every_mixer_is_some_variant() -> None:

@@ -256,7 +256,7 @@
     if (query.has("head")) go("/head?" + query.toString());
   };
   const ARROWS = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
-  const PAGES = { r: "/", h: "/heads", d: "/head", l: "/lab", p: "/patterns", c: "/compare", i: "/circuit", o: "/codes", k: "/policies", j: "/jobs", u: "/guide" };
+  const PAGES = { r: "/", h: "/heads", d: "/head", l: "/lab", p: "/patterns", c: "/compare", i: "/circuit", o: "/codes", k: "/policies", v: "/variants", j: "/jobs", u: "/guide" };
   let waitsForPage = false;
   document.addEventListener("keydown", (event) => {
     const target = event.target;

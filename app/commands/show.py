@@ -25,7 +25,7 @@ def show(
 ) -> None:
     """Show the strongest heads of a run, with intervals, and what ablating them did.
 
-    Of circuit, policies and calibrate runs the scoreboard, of lab runs what the change did.
+    Of circuit, policies, calibrate, train and compare runs the scoreboard, of lab runs what the change did.
     """
     from app.terminal import print_line, print_tables
     from app.views.boards import board_tables

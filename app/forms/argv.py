@@ -39,6 +39,14 @@ OPTIONS: Mapping[str, Mapping[str, str]] = {
         **{name: f"--{name}" for name in ("policies", "tasks", "lengths", "examples", "budgets", "shares", "rules")},
         **{name: f"--{name}" for name in ("seed", "device", "dtype")},
     },
+    "train": {
+        name: f"--{name}"
+        for name in (
+            *("variants", "rates", "seeds", "widths", "layers", "heads", "steps", "batch", "pictures"),
+            *("seed", "device"),
+        )
+    },
+    "compare": {name: f"--{name}" for name in ("run", "task", "seeds", "examples", "draws", "lengths", "seed")},
 }
 """The option that gives a setting, by command; all others are given by ``--set``."""
 
@@ -48,22 +56,34 @@ _BARE = re.compile(r"^[A-Za-z./~_][\w./~:@+-]*\Z", flags=re.ASCII)
 _ITEM = re.compile(r"^[\w.][\w.+-]*\Z", flags=re.ASCII)
 
 
-def argv_of(command: str, config: Config) -> list[str]:
+def argv_of(
+    command: str, config: Config, *, subjects: tuple[str, ...] = (SUBJECT,), leave_out: tuple[str, ...] = ()
+) -> list[str]:
     """``[command, model, "--draws", "50", ...]``: the model, and each setting that is not at its default.
 
     A setting is given by its own option where the command has one that can hold the value, else by ``--set``. A model
     whose name looks like an option comes last, after ``--``. Settings that no form shows are left out.
+
+    Args:
+        command: the command.
+        config: its settings.
+        subjects: settings that stand before the options, in place of the model; several values are several words.
+        leave_out: settings that the caller writes.
     """
     words = list[str]()
     for field in fields_of(type(config)):
         value = getattr(config, field.name)
         info = type(config).model_fields[field.name]
-        if field.name == SUBJECT or (not info.is_required() and value == info.get_default(call_default_factory=True)):
+        if field.name in (*subjects, *leave_out) or (
+            not info.is_required() and value == info.get_default(call_default_factory=True)
+        ):
             continue
         named = _named(OPTIONS.get(command, {}).get(field.name, ""), plain(value))
         words += named or ["--set", f"{field.name}={_written(plain(value))}"]
-    subject = str(getattr(config, SUBJECT))
-    return [command, *words, "--", subject] if subject.startswith("-") else [command, subject, *words]
+    given = [plain(getattr(config, name)) for name in subjects]
+    named = [str(word) for value in given for word in (value if isinstance(value, tuple) else (value,))]
+    is_odd = any(word.startswith("-") for word in named)
+    return [command, *words, "--", *named] if is_odd else [command, *named, *words]
 
 
 def _named(option: str, value: Any) -> list[str]:

@@ -13,6 +13,7 @@ from app.bench_config import BenchConfig
 from app.calibrate_config import CalibrateConfig
 from app.circuit_config import CircuitConfig
 from app.forms.argv import argv_of
+from app.forms.variant_forms import CompareForm, TrainForm, compare_argv, train_argv
 from app.inspect_config import InspectConfig
 from app.lab_run import LabSettings, lab_words
 from app.policies_config import PoliciesConfig
@@ -111,6 +112,20 @@ COMMANDS: tuple[CommandForm, ...] = (
         PoliciesConfig,
     ),
     CommandForm(
+        "train",
+        "Train variants",
+        "Train attention variants on a task that separates them.",
+        TrainForm,
+        train_argv,
+    ),
+    CommandForm(
+        "compare",
+        "Compare variants",
+        "Put trained variants side by side: their heads, and what cutting them does.",
+        CompareForm,
+        compare_argv,
+    ),
+    CommandForm(
         "lab",
         "Prompt lab",
         "Ablate or calibrate heads on one text, or put it under a policy, and keep the answer as a run.",
@@ -123,7 +138,7 @@ COMMANDS: tuple[CommandForm, ...] = (
     ),
     CommandForm("export", "Export", "Write the rows of a run.", ExportConfig, _argv_about_run, "--root", False, False),
 )
-NO_FORM = "show, runs and models only print, and serve is this dashboard: they are for a terminal."
+NO_FORM = "show, runs, models and variants only print, and serve is this dashboard: they are for a terminal."
 """Why the other commands have no form."""
 
 

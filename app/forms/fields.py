@@ -53,6 +53,14 @@ BASIC = frozenset(
         "budgets",
         "shares",
         "rules",
+        "variants",
+        "rates",
+        "widths",
+        "layers",
+        "steps",
+        "pictures",
+        "options",
+        "models",
     }
 )
 _KINDS: dict[str, Item] = {"integer": "int", "number": "float", "string": "text"}

@@ -26,7 +26,7 @@ KEYS = (
     (
         "g, then a letter",
         "go to a page: r uns, h eads, d (head), l ab, p atterns, c ompare, i (circuit), o (codes), "
-        "k (calibrate and policies), j obs, u (guide)",
+        "k (calibrate and policies), v ariants, j obs, u (guide)",
     ),
     ("?", "this list"),
 )

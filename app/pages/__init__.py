@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.frame.page import Page
-from app.pages import circuit, codes, compare, guide, head, heads, jobs, lab, patterns, policies, runs
+from app.pages import circuit, codes, compare, guide, head, heads, jobs, lab, patterns, policies, runs, variants
 
 PAGES: tuple[Page, ...] = (
     runs.PAGE,
@@ -15,6 +15,7 @@ PAGES: tuple[Page, ...] = (
     circuit.PAGE,
     codes.PAGE,
     policies.PAGE,
+    variants.PAGE,
     jobs.PAGE,
     guide.PAGE,
 )

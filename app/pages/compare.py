@@ -10,6 +10,7 @@ from dash import Dash, Input, Output, State, html
 from dash.development.base_component import Component
 
 from app.frame.choices import finished_first, has_scores, open_quietly, run_select, score_options, scores_quietly
+from app.frame.elsewhere import unless_variants
 from app.frame.head_choice import register_head_choice
 from app.frame.page import Page, Panel
 from app.frame.panels import panel_box
@@ -145,13 +146,16 @@ PAGE = Page(
     summary="One score in two runs: which heads moved, and by more than their intervals.",
     state=CompareState,
     layout=_layout,
-    panels=(
-        Panel("short", "In short", _ALL, panels.guarded_panel(panels.short), has_figure=False),
-        Panel("maps", "Both maps", _ALL, panels.guarded_panel(panels.maps)),
-        Panel("difference", "Difference B - A", _ALL, panels.guarded_panel(panels.difference)),
-        Panel("scatter", "A against B", _ALL, panels.guarded_panel(panels.scatter)),
-        Panel("movers", "Largest movers", (*_ALL, "head"), panels.guarded_panel(panels.movers), has_figure=False),
-        Panel("depth", "The class by depth", _ALL, panels.guarded_panel(panels.depth)),
+    panels=unless_variants(
+        (
+            Panel("short", "In short", _ALL, panels.guarded_panel(panels.short), has_figure=False),
+            Panel("maps", "Both maps", _ALL, panels.guarded_panel(panels.maps)),
+            Panel("difference", "Difference B - A", _ALL, panels.guarded_panel(panels.difference)),
+            Panel("scatter", "A against B", _ALL, panels.guarded_panel(panels.scatter)),
+            Panel("movers", "Largest movers", (*_ALL, "head"), panels.guarded_panel(panels.movers), has_figure=False),
+            Panel("depth", "The class by depth", _ALL, panels.guarded_panel(panels.depth)),
+        ),
+        ("a", "b"),
     ),
     register=_register,
     is_wide=True,

@@ -9,6 +9,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_u
 from dash.development.base_component import Component
 
 from app.frame.choices import has_scores, run_select, score_options
+from app.frame.elsewhere import unless_variants
 from app.frame.head_choice import register_head_choice
 from app.frame.page import Page, Panel
 from app.frame.panels import panel_box
@@ -209,7 +210,7 @@ PAGE = Page(
     summary="One head: what it attends to, how it scores, what its weights say, and what the model loses without it.",
     state=HeadState,
     layout=_layout,
-    panels=(
+    panels=unless_variants((
         Panel("pattern", "Pattern", (*_TEXT, *_HOW), for_head(stored_pattern)),
         Panel("map", "All heads", ("run", "scores", "colour", "prompt"), for_head(panels.head_map, inspected=False)),
         Panel(
@@ -225,7 +226,7 @@ PAGE = Page(
             "own", "On a text of your own", ("run", "head", "text", *_HOW), for_head(own_pattern, inspected=False),
             is_live=True,
         ),
-    ),
+    )),
     props={"log": "checked", "hide_first": "checked", "token": "data"},
     register=_register,
     prepare=prepare_own,

@@ -16,6 +16,7 @@ from app.figures.head_map import head_map_figure
 from app.figures.score_pair import score_pair_figure
 from app.figures.small_maps import small_maps_figure
 from app.frame.choices import has_scores, newest_scores, open_quietly, run_select, score_options, scores_quietly
+from app.frame.elsewhere import unless_variants
 from app.frame.exports import grid
 from app.frame.head_choice import register_head_choice
 from app.frame.page import Content, Page, Panel, cannot, empty
@@ -431,13 +432,15 @@ PAGE = Page(
     summary="Every head of a run by one score, and what the model loses without the strongest.",
     state=HeadsState,
     layout=_layout,
-    panels=(
-        Panel("map", "Map", ("run", "score", "bar", "maps"), _map),
-        Panel("classes", "Classes", ("run", "score", "bar"), _classes, has_figure=False),
-        Panel("chosen", "Chosen head", ("run", "score", "head"), _head, has_figure=False),
-        Panel("causal", "What ablating the class does", ("run", "score"), _causal),
-        Panel("rows", "All heads by this score", ("run", "score"), _rows, has_figure=False),
-        Panel("pair", "Score against score", ("run", "score", "bar", "against"), _pair),
+    panels=unless_variants(
+        (
+            Panel("map", "Map", ("run", "score", "bar", "maps"), _map),
+            Panel("classes", "Classes", ("run", "score", "bar"), _classes, has_figure=False),
+            Panel("chosen", "Chosen head", ("run", "score", "head"), _head, has_figure=False),
+            Panel("causal", "What ablating the class does", ("run", "score"), _causal),
+            Panel("rows", "All heads by this score", ("run", "score"), _rows, has_figure=False),
+            Panel("pair", "Score against score", ("run", "score", "bar", "against"), _pair),
+        )
     ),
     register=_register,
     is_wide=True,

@@ -15,6 +15,7 @@ from dash.development.base_component import Component
 
 from app.forms import COMMANDS, CommandForm, FormField, fields_of, find_command, parse_form
 from app.forms.fields import ALL, NONE
+from app.forms.variant_forms import title_of
 from headscope.errors import ConfigError, HeadscopeError
 from headscope.runs.manifest import MANIFEST
 
@@ -60,7 +61,7 @@ def read_form(command: str, values: Mapping[str, Any], root: Path) -> Filled:
         words = tuple(form.words(config, root))
     except HeadscopeError as error:
         return Filled(problem=_sentence(str(error)), wrong=_wrong_fields(command, values, str(error)))
-    subject = getattr(config, "model", None) or getattr(config, "run", "")
+    subject = getattr(config, "model", None) or title_of(config) or getattr(config, "run", "")
     return Filled(words, f"{form.name} {subject}")
 
 
@@ -166,7 +167,10 @@ def _control(command: str, each: FormField, prefilled: Mapping[str, str], runs: 
     }
     shared["value"] = initial(each) if not each.required else prefilled.get(each.name, "")
     if each.name == "run":
-        return dmc.Select(data=runs, searchable=True, nothingFoundMessage="No such run", **_none_if_empty(shared))
+        return dmc.Select(
+            data=runs, searchable=True, clearable=not each.required, nothingFoundMessage="No such run",
+            **_none_if_empty(shared),
+        )  # fmt: skip
     if each.kind == "choices":
         return _several(each, shared)
     if each.kind == "choice":

@@ -9,6 +9,7 @@ from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from app.frame.choices import open_quietly, run_select
+from app.frame.elsewhere import unless_variants
 from app.frame.page import Page, Panel
 from app.frame.panels import panel_box
 from app.pages import pattern_panels as panels
@@ -132,14 +133,20 @@ PAGE = Page(
     summary="Where heads look in thousands of tokens, and which of them find the needle.",
     state=PatternsState,
     layout=_layout,
-    panels=(
-        Panel("map", "Pattern", (*_HEAD, "pooling", "log", "rows", "keys"), for_stage(panels.pattern, LONG)),
-        Panel("columns", "Mass by key", (*_HEAD, "log"), for_stage(panels.columns, LONG)),
-        Panel("sinks", "Strongest keys", _HEAD, for_stage(panels.sinks, LONG), has_figure=False),
-        Panel("needles", "Needles by length and depth", _HEAD, for_stage(panels.needles, GRID)),
-        Panel(
-            "carriers", "Which heads carry the needle", _HEAD, for_stage(panels.carriers, GRID, LONG), has_figure=False
-        ),
+    panels=unless_variants(
+        (
+            Panel("map", "Pattern", (*_HEAD, "pooling", "log", "rows", "keys"), for_stage(panels.pattern, LONG)),
+            Panel("columns", "Mass by key", (*_HEAD, "log"), for_stage(panels.columns, LONG)),
+            Panel("sinks", "Strongest keys", _HEAD, for_stage(panels.sinks, LONG), has_figure=False),
+            Panel("needles", "Needles by length and depth", _HEAD, for_stage(panels.needles, GRID)),
+            Panel(
+                "carriers",
+                "Which heads carry the needle",
+                _HEAD,
+                for_stage(panels.carriers, GRID, LONG),
+                has_figure=False,
+            ),
+        )
     ),
     props={"log": "checked", "rows": "data", "keys": "data"},
     register=_register,

@@ -8,10 +8,12 @@ from typing import Any
 
 from dash import html
 
+from app.frame.elsewhere import VARIANT_RUNS, variants_address
 from app.frame.page import Content, empty
 from app.frame.words import link, notice_box
 from app.lab_run import KIND, PinnedLab, load_lab
 from app.site import View
+from app.views import training, variant_comparison
 from app.views.classes import head_classes
 from app.views.lab import LabView, a_minus_b, intervention, where
 from app.views.numbers import MISSING, duration, fixed
@@ -20,6 +22,10 @@ from app.views.source import isolated, source_line
 from app.views.summary import summary
 from app.views.table import Column, Table
 from app.views.tokens import visible
+from app.views.training import TrainRun
+from app.views.training_tables import train_lead, training_finding
+from app.views.variant_claims import verdicts
+from app.views.variant_comparison import CompareRun
 from headscope.errors import RunError, UnknownNameError
 from headscope.runs.locking import is_being_written
 from headscope.runs.reading import Run
@@ -72,6 +78,10 @@ def _findings(run: Run) -> list[str]:
     """The headline sentences; of a run without scores, what it recorded instead."""
     if run.manifest.kind == KIND and run.is_complete:
         return lab_sentences(load_lab(run))
+    if run.manifest.kind == training.KIND and run.records:
+        return [text for text in (train_lead(run), training_finding(TrainRun(run))) if text]
+    if run.manifest.kind == variant_comparison.KIND and run.records:
+        return [f"{name}: {told}" for name, told in verdicts(CompareRun(run))]
     scores, checks = list(run.scores().values()), run.checks()
     if not scores and run.records:
         count = f"{len(run.records)} {'stage was' if len(run.records) == 1 else 'stages were'}"
@@ -134,9 +144,11 @@ def _actions(run: Run) -> list[Any]:
         shown += [link("Heads", "/heads", run=run_id), link("Compare", "/compare", a=run_id)]
     if run.manifest.kind == KIND:
         shown.append(link("Prompt lab", "/lab", pinned=run_id))
+    elif run.manifest.kind in VARIANT_RUNS:
+        shown.append(link("Variants", variants_address(run)))
     elif run.records:
         shown += [link("Head", "/head", run=run_id), link("Patterns", "/patterns", run=run_id)]
-    if run.manifest.definitions:
+    if run.manifest.definitions or run.manifest.kind in VARIANT_RUNS:
         href = f"/report/{run_id}.html"
         shown.append(html.A("Report", href=href, target="_blank", title="One HTML file that opens offline"))
     for each in shown:

@@ -24,7 +24,16 @@ from app.report.sections import (
     class_sections,
     map_section,
 )
-from app.views import benchmark, calibration, circuit, policies
+from app.report.variant_sections import (
+    COMPARE_LIMITS,
+    TRAIN_LIMITS,
+    compare_finding,
+    compare_lead,
+    compare_sections,
+    train_finding,
+    train_sections,
+)
+from app.views import benchmark, calibration, circuit, policies, training, variant_comparison
 from app.views.agreement import ScoreAgreement, score_agreement
 from app.views.classes import HeadClass, head_classes
 from app.views.definitions import DefinitionEntry, definition_entries
@@ -33,6 +42,7 @@ from app.views.overlap import ClassOverlap, class_overlap
 from app.views.provenance import Provenance, provenance
 from app.views.spread import SpreadRow, spread_rows
 from app.views.summary import Summary, summary
+from app.views.training_tables import train_lead
 from headscope.card import CapabilityCard
 from headscope.checks import CausalCheck
 from headscope.heads import HeadScores
@@ -43,10 +53,27 @@ _BOARDS = {
     benchmark.KIND: bench_sections,
     policies.KIND: policy_sections,
     calibration.KIND: calibration_sections,
+    training.KIND: train_sections,
+    variant_comparison.KIND: compare_sections,
 }
-_LEADS = {policies.KIND: policy_lead, calibration.KIND: calibration_lead}
-_FINDINGS = {policies.KIND: policy_finding, calibration.KIND: calibration_finding}
-_LIMITS = {policies.KIND: POLICY_LIMITS, calibration.KIND: CALIBRATION_LIMITS}
+_LEADS = {
+    policies.KIND: policy_lead,
+    calibration.KIND: calibration_lead,
+    training.KIND: train_lead,
+    variant_comparison.KIND: compare_lead,
+}
+_FINDINGS = {
+    policies.KIND: policy_finding,
+    calibration.KIND: calibration_finding,
+    training.KIND: train_finding,
+    variant_comparison.KIND: compare_finding,
+}
+_LIMITS = {
+    policies.KIND: POLICY_LIMITS,
+    calibration.KIND: CALIBRATION_LIMITS,
+    training.KIND: TRAIN_LIMITS,
+    variant_comparison.KIND: COMPARE_LIMITS,
+}
 
 
 @dataclass(frozen=True)
@@ -73,10 +100,11 @@ class ReportContents:
         model: the model's name.
         run_id: the run's name.
         kind: the command that made it.
-        board: sections of a circuit run, a benchmark of circuit methods, a policies or a calibrate run; else empty.
+        board: sections of a circuit run, a benchmark of circuit methods, a policies, calibrate,
+            train or compare run; else empty.
         is_complete: False puts a banner on the report.
         missing_stages: planned stages that were not finished.
-        finding: what a policies or calibrate run found, in a sentence or two; empty for others.
+        finding: what a policies, calibrate, train or compare run found, in a sentence or two; empty for others.
         summary: the run in words.
         card: what the model was seen to support, or None where it was not recorded.
         classes: a section per class.

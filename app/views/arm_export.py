@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-import pyarrow as pa
 
 from app.views import calibration, policies
 from app.views.calibration import CalibrationRun
 from app.views.calibration_tables import effect_table
-from app.views.export import export_meta
 from app.views.policies import PolicyRun
 from app.views.policy_tables import arm_table
 from app.views.table import Cell, Column, Table, table_csv
+from app.views.table_export import rows_json, rows_meta_json, rows_parquet
 from headscope.errors import ConfigError
 from headscope.runs.reading import Run
-from headscope.runs.tables import table_bytes
 
 _KINDS = (policies.KIND, calibration.KIND)
 _PLACE = (
@@ -56,22 +52,17 @@ def arms_csv(run: Run) -> str:
 
 def arms_json(run: Run) -> str:
     """Rows and meaning as one JSON object."""
-    table = arms_of(run)
-    return _written({**_meaning(run, table), "arms": table.records()})
+    return rows_json(run, arms_of(run), "arms")
 
 
 def arms_meta_json(run: Run) -> str:
     """What the rows mean and where they come from, as JSON."""
-    return _written(_meaning(run, arms_of(run)))
+    return rows_meta_json(run, arms_of(run), "arms")
 
 
 def arms_parquet(run: Run) -> bytes:
     """The rows as a parquet table."""
-    table = arms_of(run)
-    names = [column.name for column in table.columns]
-    rows = table.records()
-    schema = pa.schema([(name, _type_of([row[name] for row in rows])) for name in names])
-    return table_bytes(pa.Table.from_pylist(rows, schema=schema))
+    return rows_parquet(arms_of(run))
 
 
 def _policy_arms(found: PolicyRun) -> Table:
@@ -85,22 +76,3 @@ def _policy_arms(found: PolicyRun) -> Table:
             columns, meta = one.columns, dict(one.meta)
     kept = {name: value for name, value in meta.items() if name not in ("task", "length", "measure")}
     return Table("Arms", (*_PLACE, *columns), tuple(rows), kept)
-
-
-def _meaning(run: Run, table: Table) -> dict[str, Any]:
-    meanings = {column.name: column.meaning or column.title for column in table.columns}
-    return {**export_meta(run), "columns": meanings, "arms_are": dict(table.meta)}
-
-
-def _written(whole: dict[str, Any]) -> str:
-    return json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _type_of(cells: list[Cell]) -> pa.DataType:
-    """What a column holds; numbers, where it holds nothing."""
-    kinds = {type(cell) for cell in cells if cell is not None}
-    if kinds == {bool}:
-        return pa.bool_()
-    if str in kinds:
-        return pa.string()
-    return pa.int64() if kinds == {int} else pa.float64()

@@ -38,7 +38,7 @@ class CoefficientAttention(Mixer):
     row_kind: RowKind = "signed"
     takes_scores: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
+    causal: bool = False
     settings_type: ClassVar[type[Config]] = CoefficientSettings
 
     def __init__(self, shape: MixerShape, settings: CoefficientSettings) -> None:
@@ -95,7 +95,7 @@ class Funnel(Mixer):
 
     takes_scores: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
+    causal: bool = False
     settings_type: ClassVar[type[Config]] = FunnelSettings
 
     def __init__(self, shape: MixerShape, settings: FunnelSettings) -> None:

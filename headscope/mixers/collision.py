@@ -40,6 +40,8 @@ class Collision(RowMixer):
     def mix(self, given: MixerInput) -> Mix:
         """Angles, then powers."""
         cosine = normalize(given.query, dim=-1) @ normalize(given.key, dim=-1).mT
-        near = 1 - 1e-6  # the angle has no slope at 0 and pi
-        weights = (1 - cosine.clamp(-near, near).arccos() / math.pi) ** self.bits
+        near = 1 - 1e-6  # the angle has no slope at 0 and pi: there, that of a cosine a little nearer to 0 is taken
+        sloped = cosine.clamp(-near, near).arccos()
+        angle = sloped + (cosine.detach().clamp(-1, 1).arccos() - sloped.detach())
+        weights = (1 - angle / math.pi) ** self.bits
         return Mix(weights * given.visible, given.value)

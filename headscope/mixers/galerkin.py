@@ -44,7 +44,8 @@ class Galerkin(Mixer):
 
     def __init__(self, shape: MixerShape, settings: GalerkinSettings) -> None:
         super().__init__(shape, settings)
-        self.kind = "jacobian" if settings.normed == "key_value" else "linear"
+        if settings.normed == "key_value":
+            self.kind, self.row_kind = "jacobian", "positive"
         self.normed = tuple(settings.normed.split("_"))
         widths = {"query": shape.d_key, "key": shape.d_key, "value": shape.d_head}
         self.gains = nn.ParameterDict({name: torch.ones(shape.n_heads, 1, widths[name]) for name in self.normed})
@@ -71,7 +72,7 @@ class Galerkin(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """A matrix for each head, and the number of tokens."""
-        return self.shape.pairs * self.shape.d_key * self.shape.d_head + 1
+        return self.shape.n_heads * self.shape.d_key * self.shape.d_head + 1  # gains differ by head
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
         if name not in self.normed:

@@ -183,7 +183,10 @@ class RWKV6(Decaying):
         """Logarithm of the decay of each channel: (B, H, T, E)."""
         batch, size, _ = stream.shape
         rate = self.base[:, None].expand(batch, -1, size, -1)
-        return {"log_decay": -(rate if self.forget is None else rate + self.forget(stream)).exp()}
+        rate = rate if self.forget is None else rate + self.forget(stream)
+        return {
+            "log_decay": -rate.clamp(max=20).exp()
+        }  # beyond it nothing is kept anyway, and gradients are no numbers
 
     def parts(self, given: MixerInput) -> Parts:
         """The bonus as the weight of a token's own value."""

@@ -34,6 +34,7 @@ class Hedgehog(FeatureMixer):
         offset: (query or key, head, 1, width).
     """
 
+    by_head: ClassVar[bool] = True
     settings_type: ClassVar[type[Config]] = HedgehogSettings
 
     def __init__(self, shape: MixerShape, settings: HedgehogSettings) -> None:

@@ -24,7 +24,7 @@ class Holographic(BothWays):
     """
 
     kind: MatrixKind = "jacobian"
-    row_kind: RowKind = "signed"
+    row_kind: RowKind = "positive"
     takes_scores: ClassVar[bool] = False
 
     def __init__(self, shape: MixerShape, settings: NoSettings) -> None:

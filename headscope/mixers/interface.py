@@ -198,7 +198,7 @@ class Mixer(nn.Module, ABC):
     decodes: ClassVar[bool] = True
     streams: bool = False
     bidirectional: ClassVar[bool] = True
-    causal: ClassVar[bool] = True
+    causal: bool = True
     gate_names: ClassVar[tuple[str, ...]] = ()
     settings_type: ClassVar[type[Config]] = NoSettings
 

@@ -21,11 +21,13 @@ class FeatureMixer(Mixer):
         normalise: rows are divided by their sum.
         feature_width: numbers in the features of one head's key.
         small: what is added to a row sum before it divides.
+        by_head: whether heads have features of their own, so that heads with one key have several states.
     """
 
     kind: MatrixKind = "linear"
     takes_scores: ClassVar[bool] = False
     small: ClassVar[float] = 1e-12
+    by_head: ClassVar[bool] = False
     normalise: bool = True
     feature_width: int
 
@@ -81,7 +83,8 @@ class FeatureMixer(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """A matrix for each head, and the sum of its keys' features where rows are normalised."""
-        return self.shape.pairs * self.feature_width * (self.shape.d_head + int(self.normalise))
+        states = self.shape.n_heads if self.by_head else self.shape.pairs
+        return states * self.feature_width * (self.shape.d_head + int(self.normalise))
 
 
 class LinearSettings(Config):

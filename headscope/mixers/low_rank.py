@@ -21,12 +21,12 @@ class BothWays(Mixer):
     kind: MatrixKind = "linear"
     row_kind: RowKind = "signed"
     takes_scores: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
+    causal: bool = False
     decodes: ClassVar[bool] = False
 
     def state_size(self, length: int) -> int:
-        """Keys and values of all tokens, since another token changes every row."""
-        return length * self.shape.cached
+        """Queries, keys and values of all tokens, since another token changes every row."""
+        return length * (self.shape.cached + self.shape.n_heads * self.shape.d_key)
 
 
 def segment_means(x: Float[Tensor, "B H T E"], count: int) -> Float[Tensor, "B H count E"]:

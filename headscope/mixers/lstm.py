@@ -103,7 +103,7 @@ class BidirectionalLSTM(Nonlinear):
 
     reads_query_key: ClassVar[bool] = False
     bidirectional: ClassVar[bool] = True
-    causal: ClassVar[bool] = False
+    causal: bool = False
     decodes: ClassVar[bool] = False
     gate_names: ClassVar[tuple[str, ...]] = (*_GATES, *(f"back_{name}" for name in _GATES))
 

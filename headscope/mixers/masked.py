@@ -46,6 +46,7 @@ class Masked(Mixer):
     will see, and the position.
 
     Attributes:
+        causal: False where some heads look to the right only.
         slopes: of every head, or None.
     """
 
@@ -65,6 +66,7 @@ class Masked(Mixer):
             raise ConfigError(f"{len(settings.slopes)} slopes are given for {count} mask patterns: give one for each.")
         groups = [head * count // shape.n_heads for head in range(shape.n_heads)]
         self.parts: list[Sequence[Any]] = [settings.patterns[group] for group in groups]
+        self.causal = all(getattr(part, "side", "left") == "left" for parts in self.parts for part in parts)
         self.each, self.cap = settings.overlap == "each", settings.slope_cap
         first, last = settings.slope_by_layer
         factor = first + (last - first) * shape.layer / max(shape.n_layers - 1, 1)

@@ -25,7 +25,7 @@ class Orchid(Mixer):
     row_kind: RowKind = "signed"
     takes_scores: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
+    causal: bool = False
 
     def __init__(self, shape: MixerShape, settings: Config) -> None:
         super().__init__(shape, settings)

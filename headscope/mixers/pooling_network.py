@@ -38,7 +38,7 @@ class PoNet(Nonlinear):
 
     decodes: ClassVar[bool] = False
     bidirectional: ClassVar[bool] = True
-    causal: ClassVar[bool] = False
+    causal: bool = False
     gate_names: ClassVar[tuple[str, ...]] = ("row_gate",)
     settings_type: ClassVar[type[Config]] = PoNetSettings
 

@@ -33,7 +33,7 @@ class Quasiseparable(Mixer):
     row_kind: RowKind = "signed"
     takes_scores: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
+    causal: bool = False
     gate_names: ClassVar[tuple[str, ...]] = ("step", "own")
 
     def __init__(self, shape: MixerShape, settings: Config) -> None:

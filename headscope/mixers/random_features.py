@@ -67,6 +67,7 @@ class RandomFeatures(FeatureMixer):
         widths: (head, 1, d_key), of sines and cosines.
     """
 
+    by_head: ClassVar[bool] = True
     settings_type: ClassVar[type[Config]] = RandomFeatureSettings
     directions: Tensor
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headscope.config import Config
 from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
-from headscope.mixers.selection import masked_softmax, top_mask
+from headscope.mixers.selection import earlier_first, masked_softmax, top_mask
 
 
 class RecycledSettings(Config):
@@ -62,7 +62,7 @@ class Recycled(Mixer):
         full = count // self.stride * self.stride  # tokens up to the last full row
         seen = torch.ones_like(scores, dtype=torch.bool)
         if full == count:
-            chosen = scores.squeeze(2).argsort(dim=-1, descending=True, stable=True)[..., : self.keys]
+            chosen = earlier_first(scores.squeeze(2)).argsort(dim=-1, descending=True, stable=True)[..., : self.keys]
         elif full:
             seen[..., :full] = False
             seen = seen.scatter(-1, chosen[:, :, None], torch.ones_like(chosen[:, :, None], dtype=torch.bool))

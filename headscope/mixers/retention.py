@@ -109,7 +109,7 @@ class Retention(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """A matrix for each head."""
-        return self.shape.pairs * self.feature_width * self.shape.d_head
+        return self.shape.n_heads * self.feature_width * self.shape.d_head  # decays differ by head
 
     def _feature(self, x: Tensor) -> Tensor:
         x = silu(x) if self.features == "silu" else x

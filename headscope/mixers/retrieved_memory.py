@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from headscope.config import Config
 from headscope.mixers.interface import Mix, MixerInput, MixerShape, RowMixer
+from headscope.mixers.selection import top_mask
 
 
 class RetrievedMemorySettings(Config):
@@ -62,5 +63,4 @@ class RetrievedMemory(RowMixer):
 
     def _found(self, scores: Float[Tensor, "B H Q K"], far: Bool[Tensor, "Q K"]) -> Bool[Tensor, "B H Q K"]:
         """The far tokens with the largest scores."""
-        best = scores.masked_fill(~far, -torch.inf).topk(min(self.count, scores.shape[-1])).indices
-        return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, best, value=True) & far
+        return top_mask(scores.masked_fill(~far, -torch.inf), self.count)

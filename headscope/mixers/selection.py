@@ -13,9 +13,19 @@ from torch import Tensor
 from headscope.mixers.interface import Mix, MixerInput, RowMixer, State
 
 
+def earlier_first(worth: Float[Tensor, "*batch K"]) -> Float[Tensor, "*batch K"]:
+    """Worth to rank by, in which the earlier of equal ones is ahead by more than rounding can undo.
+
+    Equal tokens have equal keys where nothing tells positions, and their scores differ in the last bit, which depends
+    on the shape of the product that made them.
+    """
+    column = torch.arange(worth.shape[-1], device=worth.device, dtype=worth.dtype)
+    return worth.detach() - 64 * torch.finfo(worth.dtype).eps * column
+
+
 def top_mask(scores: Float[Tensor, "*batch K"], count: int) -> Bool[Tensor, "*batch K"]:
     """The ``count`` largest of each row, the earlier one of equal ones; those of ``-inf`` never."""
-    order = scores.detach().argsort(dim=-1, descending=True, stable=True)[..., :count]
+    order = earlier_first(scores).argsort(dim=-1, descending=True, stable=True)[..., :count]
     chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, torch.ones_like(order, dtype=torch.bool))
     return chosen & (scores > -torch.inf)
 

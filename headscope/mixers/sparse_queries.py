@@ -50,7 +50,8 @@ class SparseQueries(Mixer):
         largest = scores.masked_fill(~visible, -torch.inf).amax(-1)
         sharpness = (largest - scores.masked_fill(~visible, 0).sum(-1) / seen).detach()
         every = sharpness if earlier is None else torch.cat([earlier, sharpness], -1)
-        ahead = ((every[:, :, None] > sharpness[..., None]) & visible).sum(-1)
+        least = 64 * torch.finfo(sharpness.dtype).eps * (1 + sharpness.abs())  # what rounding can make of equal rows
+        ahead = ((every[:, :, None] > (sharpness + least)[..., None]) & visible).sum(-1)
         active = ahead < (self.factor * (seen + 1).to(scores.dtype).log()).ceil()
         weights = masked_softmax(scores, visible.expand_as(scores))
         even = visible.to(weights.dtype) / seen[:, None]

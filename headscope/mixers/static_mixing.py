@@ -56,7 +56,7 @@ class FourierMixing(Mixer):
     takes_scores: ClassVar[bool] = False
     reads_query_key: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
+    causal: bool = False
 
     def mix(self, given: MixerInput) -> Mix:
         """Both transforms, in turn."""
@@ -86,7 +86,7 @@ class GlobalFilter(Mixer):
     takes_scores: ClassVar[bool] = False
     reads_query_key: ClassVar[bool] = False
     decodes: ClassVar[bool] = False
-    causal: ClassVar[bool] = False
+    causal: bool = False
 
     def __init__(self, shape: MixerShape, settings: Config) -> None:
         super().__init__(shape, settings)

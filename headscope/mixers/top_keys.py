@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headscope.config import Config
 from headscope.mixers.interface import MixerInput, MixerShape
-from headscope.mixers.selection import ChoosingMixer, top_mask
+from headscope.mixers.selection import ChoosingMixer, earlier_first, top_mask
 
 
 class TopKeysSettings(Config):
@@ -62,7 +62,7 @@ class TreeSearch(ChoosingMixer):
         self, given: MixerInput, scores: Float[Tensor, "B H Q K"]
     ) -> tuple[Bool[Tensor, "B H Q K"], Float[Tensor, "B H Q K"]]:
         """The keys that the search ends with."""
-        worth, last = scores.detach(), scores.shape[-1] - 1
+        worth, last = earlier_first(scores), scores.shape[-1] - 1
         start, end = self._nodes(given, worth)
         for _ in range((last // self.keys).bit_length()):
             middle = (start + end + 1) // 2

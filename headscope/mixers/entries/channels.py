@@ -90,7 +90,8 @@ _SELECTIVE = (
         causal=False,
         bidirectional=True,
         state="H T (3 D + 3)",
-        note="The two directions read a half of the key's channels each. The released code reads row i with the c of "
+        note="Products are divided by sqrt(d), which the paper does not. "
+        "The two directions read a half of the key's channels each. The released code reads row i with the c of "
         "the row before it.",
         also=("bidirectional Mamba-2", "matrix mixer view"),
     ),
@@ -151,7 +152,8 @@ _GATED = (
         rows="positive",
         state="H D",
         peer="transformers recurrent_gemma",
-        note="Gates are full maps of the stream, in the paper block-diagonal ones of the convolved values; the block's "
+        note="What the first token writes is scaled as all others are, which the released layer leaves out. "
+        "Gates are full maps of the stream, in the paper block-diagonal ones of the convolved values; the block's "
         "gelu branch is left to the decoder's output gate.",
         also=("Griffin's recurrent block", "Hawk"),
     ),
@@ -227,6 +229,7 @@ _FILTERS = (
         title="Multi-head Hyena",
         source="2310.18780",
         equation="M_ij = (q_i . k_j) h_(i-j), one filter h for each head, made by a network of the lag",
+        note="Products are divided by sqrt(d), which the paper does not.",
         config=_with("multi-hyena") | {"conv": 3},
         kind="linear",
         state="2 H T D",
@@ -239,7 +242,8 @@ _FILTERS = (
         config=_with("laughing-hyena") | {"conv": 3},
         kind="recurrent",
         state="2 H N D D",
-        note="Trained in its modal form; the paper fits it to the filters of a trained multi-head Hyena.",
+        note="Products are divided by sqrt(d), which the paper does not. "
+        "Trained in its modal form; the paper fits it to the filters of a trained multi-head Hyena.",
     ),
     _channels(
         name="s4d",

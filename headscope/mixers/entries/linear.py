@@ -92,6 +92,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2402.18668",
         equation="layers in turn: M_ij = (1 + s + s^2 / 2) / sum; M_i = softmax of s_ij over i - w < j <= i",
         config={"n_layers": 2, "mixer": ("taylor", _WINDOW), "d_key": 16},
+        bidirectional=True,
         state="H (1 + d + d^2) (D + 1), then 2 H (w - 1) D",
         note="One layer of each kind; the paper's further layers, gated convolutions, are left out. The window is 8 "
         "tokens, where the paper has 64.",
@@ -136,7 +137,8 @@ ENTRIES: tuple[Variant, ...] = (
         config=_mixer("random-features"),
         bidirectional=True,
         state="H F (D + 1)",
-        note="Directions are orthogonal in groups, drawn once and kept in training; 32 of them by default.",
+        note="Weights of keys far longer than sqrt(d) underflow in float32, and with them whole rows. "
+        "Directions are orthogonal in groups, drawn once and kept in training; 32 of them by default.",
         also=("FAVOR+", "positive random features"),
     ),
     _linear(
@@ -243,7 +245,8 @@ ENTRIES: tuple[Variant, ...] = (
         rows="signed",
         state="H D D",
         peer="transformers MiniMaxLightningAttention",
-        note="The released decays, those of MiniMax-01. Lightning Attention 1 and 2 are orders of computing this: "
+        note="Scores are divided by sqrt(d). "
+        "The released decays, those of MiniMax-01. Lightning Attention 1 and 2 are orders of computing this: "
         "blocks as a product with a mask, what lies before a block as a state. MiniMax also puts silu on values, and "
         "normalises all heads together.",
         also=("Lightning Attention-1", "Lightning Attention-2", "MiniMax-01 linear attention"),
@@ -292,7 +295,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="z_i = q_i . sum_j LN(k_j) LN(v_j)^T / n",
         config=_mixer("galerkin", normed="key_value"),
         kind="jacobian",
-        rows="signed",
+        rows="positive",
         bidirectional=True,
         state="H D D + 1",
         note="The norm of the values makes it non-linear in them: galerkin-keys has a matrix. Else as fourier-type.",
@@ -362,7 +365,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M = softmax(q (E k)^T / sqrt(d)) F, E and F of r x n_ctx",
         config=_mixer("linformer") | {"causal": False},
         rows="signed",
-        state="2 H T D",
+        state="3 H T D",
         peer="linformer",
         note="E and F are shared by the heads of a layer. r is 8 by default.",
     ),
@@ -373,7 +376,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M = softmax(q k~^T) softmax(q~ k~^T)^+ softmax(q~ k^T) + band, q~ and k~ means of r segments",
         config=_mixer("nystrom") | {"causal": False},
         rows="signed",
-        state="2 H T D",
+        state="3 H T D",
         peer="nystrom-attention",
         note="The inverse starts from each head's own norms, not from the largest of the batch as the released code. "
         "r is 8 and the convolution 5 wide by default, where the paper has 64 and 33.",
@@ -384,7 +387,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2312.08874",
         equation="M = softmax(q a^T / sqrt(d)) softmax(a k^T / sqrt(d)), a = means of r segments of q",
         config=_mixer("agent") | {"causal": False},
-        state="2 H T D",
+        state="3 H T D",
         peer="agent-attention-pytorch (with the pooled agents given)",
         note="Without the paper's biases for places in an image and its convolution of the values. r is 8 by default.",
     ),
@@ -396,7 +399,7 @@ ENTRIES: tuple[Variant, ...] = (
         config=_mixer("compressed") | {"causal": False},
         kind="per_channel",
         rows="signed",
-        state="2 H T D",
+        state="3 H T D",
         note="A filter for each channel: full convolutions would mix the channels of different heads.",
     ),
     _whole(
@@ -406,8 +409,8 @@ ENTRIES: tuple[Variant, ...] = (
         equation="z_i = softmax_i(cos(v_i, q_i^+ (*) sum_j k_j (*) v_j)) v_i, (*) circular convolution",
         config=_mixer("holographic") | {"causal": False},
         kind="jacobian",
-        rows="signed",
-        state="2 H T D",
+        rows="positive",
+        state="3 H T D",
         note="The inverse is the involution, as in the released code. d_key must be d_head.",
     ),
 )

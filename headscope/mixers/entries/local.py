@@ -136,12 +136,12 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over own and neighbouring blocks, the first block, r random blocks",
         config={
             "mixer": _masked(
-                ({"kind": "block", "size": 4, "halo": 4}, _first(2), {"kind": "random", "size": 4, "count": 1})
+                ({"kind": "block", "size": 4, "halo": 4}, _first(4), {"kind": "random", "size": 4, "count": 1})
             )
         },
         bidirectional=True,
         note="Read left to right, random blocks are drawn from the earlier ones.",
-        also=("ETC, internal form",),
+        also=("BigBird-ITC",),
     ),
     Variant(
         name="longnet",
@@ -289,7 +289,8 @@ ENTRIES: tuple[Variant, ...] = (
         },
         bidirectional=True,
         state="2 H D (latents T / b + b)",
-        note="Latents are read anew in each layer from keys and values, and rows see them in the softmax over their "
+        note="The same operation as context-compression, with other blocks. "
+        "Latents are read anew in each layer from keys and values, and rows see them in the softmax over their "
         "group; the paper keeps latents between layers of their own and adds what rows read from them.",
     ),
     Variant(

@@ -63,8 +63,9 @@ ENTRIES: tuple[Variant, ...] = (
         },
         bidirectional=True,
         state="2 H 2 b D",
-        note="Our reading of its first version, which leaves details open: states of the window before, at the same "
-        "depth, are keys too. The condensed buffers of later versions are not here.",
+        note="The same operation as halonet, with other blocks. Our reading of its first version, which leaves details "
+        "open: states of the window before, at the same depth, are keys too. The condensed buffers of later versions "
+        "are not here.",
         also=("folded context condensation", "segment recurrence without relative positions"),
     ),
     Variant(

@@ -213,6 +213,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="1809.04281",
         equation="S = (Q K^T + skew(Q E_r^T)) / sqrt(d): s_ij = q_i . (k_j + e_h[i - j]) / sqrt(d)",
         config={"position": "relative"},
+        bidirectional=True,
         note="The same operation as shaw-relative without clipping inside n_ctx and with vectors for each head.",
     ),
     Variant(
@@ -244,7 +245,8 @@ ENTRIES: tuple[Variant, ...] = (
         config={"position": {"kind": "rope", "randomised": _RANGE}},
         bidirectional=True,
         note="Any encoding that reads positions takes randomised. The paper draws in evaluation too; here a text "
-        "gets the means of such a draw unless evaluation is set to drawn, so that it reads the same each time.",
+        "gets the means of a draw for n_ctx tokens unless evaluation is set to drawn, so that it reads the same each "
+        "time and as the beginning of longer texts, up to n_ctx.",
         also=("randomised RoPE",),
     ),
 )

@@ -146,7 +146,8 @@ _DECAY = (
         source="2404.05892",
         equation="z_t = (S_(t-1) + diag(u) k_t v_t^T)^T r_t, S_t = diag(w) S_(t-1) + k_t v_t^T",
         config=_with("rwkv6", dynamic=False),
-        note="Token shift is the decoder's short convolution of width 2. Receptances are divided by sqrt(d).",
+        note="The convolution is not switched on here. "
+        "Token shift is the decoder's short convolution of width 2. Receptances are divided by sqrt(d).",
         also=("Eagle",),
     ),
     _recurrent(
@@ -156,7 +157,8 @@ _DECAY = (
         equation="z_t = (S_(t-1) + diag(u) k_t v_t^T)^T r_t, S_t = diag(w_t) S_(t-1) + k_t v_t^T",
         config=_with("rwkv6"),
         peer="fla gla (without the bonus)",
-        note="Token shift is the decoder's short convolution of width 2; the decay's map is one matrix, not low-rank. "
+        note="The convolution is not switched on here. "
+        "Token shift is the decoder's short convolution of width 2; the decay's map is one matrix, not low-rank. "
         "Receptances are divided by sqrt(d).",
         also=("Finch",),
     ),
@@ -175,7 +177,7 @@ _DECAY = (
         title="Longhorn",
         source="2407.14207",
         equation="S_t = (1 - e_t k_t^2) * S_(t-1) + e_t k_t v_t^T, e_t = b_t / (1 + b_t |k_t|^2)",
-        config=_with("longhorn") | {"d_key": 16},
+        config={**_with("longhorn"), "d_key": 16},
         kind="per_channel",
         note=f"Without the D skip. Queries are divided by sqrt(d). {_CONV}",
     ),
@@ -195,7 +197,8 @@ _DECAY = (
         equation="S_t = (diag(w_t) - (a_t * g_t) g_t^T) S_(t-1) + k_t v_t^T, z_t = S_t^T r_t + (r_t . (u * k_t)) v_t",
         config=_with("rwkv7"),
         peer="fla generalized_delta_rule dplr",
-        note="Gates are full matrices, not low-rank; token shift is the decoder's convolution. The bonus comes before "
+        note="The convolution is not switched on here. "
+        "Gates are full matrices, not low-rank; token shift is the decoder's convolution. The bonus comes before "
         "an output norm, in the paper after it. Receptances are divided by sqrt(d).",
         also=("Goose", "DPLR"),
     ),
@@ -362,7 +365,9 @@ _TRAINED_AT_TEST_TIME = (
         equation="z_t = f(q_t; W_t), W_t = a_t W_(t-1) + S_t, S_t = n_t S_(t-1) - r_t grad |f(k_t) - v_t|^2 / 2",
         config=_with("fast-weights", retention="decay", momentum=True),
         state="8 H D D",
-        note="f(x) = x + LN(gelu(x W_1) W_2), hidden width 2 D. Steps are taken token by token, not in chunks.",
+        note="Small changes of the input grow along the text: float32 and float64 part after some 60 "
+        "tokens, so numbers depend on the device. "
+        "f(x) = x + LN(gelu(x W_1) W_2), hidden width 2 D. Steps are taken token by token, not in chunks.",
     ),
     _recurrent(
         name="ttt-linear-plain",
@@ -391,7 +396,9 @@ _TRAINED_AT_TEST_TIME = (
         equation="z_t = f(q_t; W_t), W_t = W_(t-1) - r_t grad |f(k_t) - v_t|^2 / 2, f(x) = x + LN(gelu(x W_1) W_2)",
         config=_with("fast-weights"),
         state="4 H D D",
-        note="Hidden width 2 D, 4 D in the paper; no biases; steps are taken token by token.",
+        note="Small changes of the input grow along the text: float32 and float64 part after some 60 "
+        "tokens, so numbers depend on the device. "
+        "Hidden width 2 D, 4 D in the paper; no biases; steps are taken token by token.",
     ),
     _jacobian(
         name="moneta",
@@ -411,7 +418,9 @@ _TRAINED_AT_TEST_TIME = (
         equation="W_t = a_t W_(t-1) - r_t grad L(f(k_t) - v_t), L(e) = |e|^2 / 2 up to |e| = d, then d |e|_1",
         config=_with("fast-weights", loss="huber", retention="decay"),
         state="4 H D D",
-        note="Steps are taken token by token.",
+        note="Small changes of the input grow along the text: float32 and float64 part after some 60 "
+        "tokens, so numbers depend on the device. "
+        "Steps are taken token by token.",
         also=("Miras (Yaad)",),
     ),
     _jacobian(
@@ -421,7 +430,9 @@ _TRAINED_AT_TEST_TIME = (
         equation="z_t = f(q_t; W_t), W_t = softmax(a_t log W_(t-1) - r_t grad |f(k_t) - v_t|^2 / 2)",
         config=_with("fast-weights", retention="kl"),
         state="4 H D D",
-        note="The softmax runs over the weights into each unit, whose sum is 1. Steps are taken token by token.",
+        note="Small changes of the input grow along the text: float32 and float64 part after some 60 "
+        "tokens, so numbers depend on the device. "
+        "The softmax runs over the weights into each unit, whose sum is 1. Steps are taken token by token.",
         also=("Miras (Memora)",),
     ),
 )
@@ -468,7 +479,8 @@ _HYBRIDS = (
         config=_layers("mamba", "masked"),
         kind="per_channel",
         state="H D N in Mamba's layers, 2 H (w - 1) D in others",
-        note=f"{_TURNS} Its MLPs are the decoder's; positions are rotated in the paper (position: rope). Windows of 8.",
+        note=f"{_TURNS} Its state-space layers have no convolution and gate here. "
+        "Its MLPs are the decoder's; positions are rotated in the paper (position: rope). Windows of 8.",
     ),
     _recurrent(
         name="mamba2-hybrid",
@@ -477,7 +489,8 @@ _HYBRIDS = (
         equation="layers of Mamba-2, and some of softmax",
         config=_layers("mamba2", "softmax"),
         state="H D D in Mamba-2's layers, 2 H T D in others",
-        note=f"{_TURNS} In the study 7% of the layers are attention.",
+        note=f"{_TURNS} Its state-space layers have no convolution and gate here. "
+        "In the study 7% of the layers are attention.",
     ),
     _recurrent(
         name="delta-window",
@@ -486,7 +499,8 @@ _HYBRIDS = (
         equation="layers of DeltaNet and of softmax over a sliding window by turns",
         config=_layers("delta", "masked"),
         state="H D D in DeltaNet's layers, 2 H (w - 1) D in others",
-        note=f"{_TURNS} Windows of 8.",
+        note=f"{_TURNS} Without the convolutions, gates and norms of the paper: set conv, output_gate, output_norm. "
+        "Windows of 8.",
         also=("hybrid DeltaNet",),
     ),
     _recurrent(
@@ -496,7 +510,8 @@ _HYBRIDS = (
         equation="layers of gated DeltaNet and of softmax over a sliding window by turns",
         config=_layers({"kind": "delta", "settings": {"decay": "head"}}, "masked"),
         state="H D D in gated DeltaNet's layers, 2 H (w - 1) D in others",
-        note=f"{_TURNS} Windows of 8.",
+        note=f"{_TURNS} Without the convolutions, gates and norms of the paper: set conv, output_gate, output_norm. "
+        "Windows of 8.",
         also=("Gated DeltaNet-H1",),
     ),
     _recurrent(
@@ -506,7 +521,8 @@ _HYBRIDS = (
         equation="a layer of titans-linear, then one of softmax over a sliding window",
         config=_layers("titans", "masked"),
         state="2 H D D in the memory's layers, 2 H (w - 1) D in others",
-        note=f"{_TURNS} The stream is added between the two; there are no persistent tokens. Windows of 8.",
+        note=f"{_TURNS} Without the convolutions, gates and norms of the paper: set conv, output_gate, output_norm. "
+        "The stream is added between the two; there are no persistent tokens. Windows of 8.",
         also=("MAL",),
     ),
     _recurrent(
@@ -526,7 +542,8 @@ _HYBRIDS = (
         equation="three layers of gated DeltaNet, then one of softmax",
         config=_layers(*({"kind": "delta", "settings": {"decay": "head"}},) * 3, "softmax", n_layers=4),
         state="H D D in gated DeltaNet's layers, 2 H T D in others",
-        note="Four layers: for more, name a mixer for each. Its rotation of a part of each head is left out.",
+        note="Without the convolutions, gates and norms of the paper: set conv, output_gate, output_norm. "
+        "Four layers: for more, name a mixer for each. Its rotation of a part of each head is left out.",
         also=("Qwen3-Next", "Olmo Hybrid"),
     ),
     _recurrent(
@@ -536,7 +553,8 @@ _HYBRIDS = (
         equation="three layers of Kimi delta attention, then one of softmax without positions",
         config=_layers(*({"kind": "delta", "settings": {"decay": "channel"}},) * 3, "softmax", n_layers=4),
         state="H D D in Kimi delta attention's layers, 2 H T D in others",
-        note="Four layers: for more, name a mixer for each. Its softmax layers are MLA, which is left out.",
+        note="Without the convolutions, gates and norms of the paper: set conv, output_gate, output_norm. "
+        "Four layers: for more, name a mixer for each. Its softmax layers are MLA, which is left out.",
     ),
 )
 

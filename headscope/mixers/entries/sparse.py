@@ -220,7 +220,7 @@ ENTRIES: tuple[Variant, ...] = (
         title="Informer (ProbSparse)",
         family="sparse by content",
         source="2012.07436",
-        equation="M_i = softmax(s_i) if max_j s_ij - mean_j s_ij is among the top u = c log i, else 1 / i",
+        equation="M_i = softmax(s_i) if max_j s_ij - mean_j s_ij is among the top u = ceil(c log(i + 1)), else 1 / i",
         config={"mixer": "sparse-queries"},
         bidirectional=True,
         state="2 H T D + H T",

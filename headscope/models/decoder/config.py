@@ -149,8 +149,10 @@ class DecoderConfig(Config):
         drawn = self.position.randomised
         if drawn is not None and drawn.largest < self.n_ctx:
             raise ValueError(f"position.randomised.largest {drawn.largest} is below n_ctx {self.n_ctx}")
-        if self.position.kind == "cope" and not self.causal:
-            raise ValueError("position 'cope' counts from a row back to a token: it reads left to right only")
+        if self.position.kind in ("cope", "xpos") and not self.causal:
+            raise ValueError(f"position {self.position.kind!r} is for tokens before a row: it reads left to right only")
+        if self.conv and not self.causal:
+            raise ValueError("conv reads left to right only: leave it out where causal is false")
         if self.block == "sphere" and self.qk_norm:
             raise ValueError("block 'sphere' makes queries and keys unit vectors itself: leave qk_norm out")
         return self

@@ -104,7 +104,7 @@ class Decoder(HookedRootModule):
         rows = learned_rows(config)
         self.W_pos = None if rows is None else nn.Parameter(torch.randn(rows, config.d_model))
         drawn = config.position.randomised
-        self.drawn_positions = None if drawn is None else DrawnPositions(drawn, config.seed)
+        self.drawn_positions = None if drawn is None else DrawnPositions(drawn, config.seed, config.n_ctx)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
         self.ln_final = build_norm(config)
         self.W_U = nn.Parameter(torch.randn(config.d_model, config.answers) * config.d_model**-0.5)

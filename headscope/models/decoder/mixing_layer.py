@@ -190,6 +190,7 @@ class MixingLayer(nn.Module):
             return query * self.log_temperature.exp()[:, None]
         if self.config.temperature == "log_length":
             seen = torch.arange(1, query.shape[1] + 1, device=query.device, dtype=torch.float64)
+            seen = seen if self.config.causal else torch.full_like(seen, query.shape[1])
             return query * (seen.log1p() / log(1 + self.config.n_ctx)).to(query.dtype)[:, None, None]
         return query
 

@@ -145,8 +145,9 @@ class RandomisedSettings(Config):
 
     Attributes:
         largest: positions there are to draw from; texts cannot be longer.
-        evaluation: outside training, ``spread`` takes the means of the drawn positions, ``first`` takes 0, 1, 2, ...,
-            ``drawn`` takes one fixed draw. With the first and the last a text's positions depend on its length.
+        evaluation: outside training, ``spread`` takes the means of the positions drawn for a text of ``n_ctx`` tokens,
+            ``first`` takes 0, 1, 2, ..., ``drawn`` takes one fixed draw, which depends on the text's length; so do the
+            means for texts beyond ``n_ctx``.
     """
 
     largest: int = Field(ge=2)

@@ -25,9 +25,9 @@ class DrawnPositions(nn.Module):
 
     draws: Tensor
 
-    def __init__(self, settings: RandomisedSettings, seed: int) -> None:
+    def __init__(self, settings: RandomisedSettings, seed: int, n_ctx: int) -> None:
         super().__init__()
-        self.settings, self.seed = settings, seed
+        self.settings, self.seed, self.n_ctx = settings, seed, n_ctx
         self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
 
     def forward(self, size: int) -> Int[Tensor, " T"]:
@@ -48,7 +48,8 @@ class DrawnPositions(nn.Module):
         index = torch.arange(size, device=device)
         if self.settings.evaluation == "first":
             return index
-        return (2 * (index + 1) * (largest + 1) + size + 1) // (2 * (size + 1)) - 1  # the mean of each, rounded
+        drawn = max(size, self.n_ctx)  # a text is read as the beginning of one of full length
+        return (2 * (index + 1) * (largest + 1) + drawn + 1) // (2 * (drawn + 1)) - 1  # the mean of each, rounded
 
     def _draw(self, size: int, draw: Tensor) -> Int[Tensor, " T"]:
         place = torch.arange(self.settings.largest, device=draw.device)
