@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from headscope.mixers.interface import Mixer, MixerInput, MixerShape
 from headscope.mixers.registry import Variant, variants
 from headscope.models.decoder.config import DecoderConfig
 
-HEADS, WIDTH, MODEL, N_CTX, LENGTH, BATCH = 2, 4, 16, 32, 20, 2
+HEADS, MODEL, N_CTX, LENGTH, BATCH = 2, 16, 32, 20, 2
 
 
 @dataclass(frozen=True)
@@ -78,15 +78,3 @@ def make_case(
         causal=entry.causal if causal is None else causal,
     )
     return Case(entry, mixer, given, stream)
-
-
-def token(given: MixerInput, at: int) -> MixerInput:
-    """One token of a call."""
-    one = slice(at, at + 1)
-    return replace(
-        given,
-        query=given.query[:, :, one],
-        key=given.key[:, :, one],
-        value=given.value[:, :, one],
-        gates={name: gate[:, :, one] for name, gate in given.gates.items()},
-    )

@@ -129,3 +129,12 @@ def test_a_description_names_the_planted_heads_and_their_cause(planted: Decoder)
     assert report.lengths[40].mean != report.lengths[40].mean, "it has no positions that far"
     assert report.state_size == LENGTH * 2 * (26 + 26)
     assert [first.row_mass, second.negative, first.null_mass] == [pytest.approx(1.0), 0.0, None]
+
+
+def test_a_model_without_m_is_described_without_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("circuits.comparison.CLAIMED", 0.0)
+    task = make_task("mqar", d_vocab=16, length=12, pairs=2)
+    for mixer, claims in (("lstm", False), ("softmax", True)):
+        model = Decoder(DecoderConfig.parse({"d_vocab": 16, "n_ctx": 12, "d_model": 8, "mixer": mixer}))
+        report = describe_model(Compared(mixer, mixer, 0, model), task, n=2, draws=1)
+        assert bool(report.claims) == claims

