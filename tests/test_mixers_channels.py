@@ -13,7 +13,6 @@ from headscope.errors import ConfigError
 from headscope.mixers.building import build_mixer
 from headscope.mixers.interface import MixerInput, MixerShape
 from headscope.models.decoder.convolution import ShortConvolution
-from tests.mixer_cases import token
 from tests.mixer_operations import operations
 from tests.mixer_operations.channels import modal
 
@@ -423,9 +422,9 @@ def test_other_settings_decode_and_mix_as_their_naive_twin_does(kind: str, setti
     with torch.no_grad():
         expected = operations()[kind](mixer, given)
         assert close(mixer.mix(given).z, expected, 1e-8)
-        state = mixer.start(token(given, 0))
+        state = mixer.start(given.token(0))
         for at in range(LENGTH):
-            z, state = mixer.step(state, token(given, at))
+            z, state = mixer.step(state, given.token(at))
             rows.append(z)
             assert sum(part.numel() for part in state.values()) == 2 * mixer.state_size(at + 1)
         assert close(torch.cat(rows, 2), expected, 1e-8)

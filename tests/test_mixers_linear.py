@@ -16,7 +16,6 @@ from headscope.mixers.building import build_mixer
 from headscope.mixers.interface import Mixer, MixerInput, MixerShape
 from headscope.mixers.low_rank import segment_means
 from headscope.mixers.retention import log_decays
-from tests.mixer_cases import token
 from tests.mixer_operations import operations
 
 HEADS, WIDTH, LENGTH = 2, 4, 8
@@ -416,9 +415,9 @@ def test_other_settings_and_unequal_widths_agree_with_the_naive_twin(kind: str, 
         expected = operations()[kind](mixer, call)
         assert distance(mixer.operation(call), expected) < 1e-7
         if mixer.decodes:
-            state, rows = mixer.start(token(call, 0)), []
+            state, rows = mixer.start(call.token(0)), []
             for at in range(LENGTH):
-                z, state = mixer.step(state, token(call, at))
+                z, state = mixer.step(state, call.token(at))
                 rows.append(z)
             assert distance(torch.cat(rows, 2), expected) < 1e-7
             assert sum(part.numel() for part in state.values()) == 2 * mixer.state_size(LENGTH)

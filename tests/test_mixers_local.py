@@ -13,7 +13,6 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from headscope.errors import ConfigError
 from headscope.mixers.building import build_mixer
 from headscope.mixers.interface import Mixer, MixerInput, MixerShape
-from tests.mixer_cases import token
 
 LENGTH = 8
 
@@ -273,9 +272,9 @@ def test_heads_that_share_keys_keep_what_any_of_them_will_see() -> None:
 def test_decoding_takes_a_bias_of_positions() -> None:
     given, windowed = random_input(), masked(({"kind": "window", "size": 3},))
     bias = torch.randn(1, 2, LENGTH, LENGTH, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    wanted, state, rows = windowed.mix(replace(given, bias=bias)).z, windowed.start(token(given, 0)), []
+    wanted, state, rows = windowed.mix(replace(given, bias=bias)).z, windowed.start(given.token(0)), []
     for at in range(LENGTH):
-        one = token(given, at)
+        one = given.token(at)
         object.__setattr__(one, "bias", bias[:, :, at, None, : at + 1])  # its columns are all tokens so far
         z, state = windowed.step(state, one)
         rows.append(z)

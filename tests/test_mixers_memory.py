@@ -15,7 +15,6 @@ from headscope.errors import ConfigError
 from headscope.mixers.building import build_mixer
 from headscope.mixers.interface import Mixer, MixerInput, MixerShape
 from headscope.mixers.registry import variants
-from tests.mixer_cases import token
 
 LENGTH = 12
 
@@ -173,10 +172,10 @@ def test_a_slot_reads_another_one_unless_they_are_apart(apart: bool) -> None:
 
 def read_segment(slots: Mixer, given: MixerInput) -> dict[str, Tensor]:
     """The state after the first four tokens."""
-    state = slots.start(token(given, 0))
+    state = slots.start(given.token(0))
     with torch.no_grad():
         for at in range(4):
-            _, state = slots.step(state, token(given, at))
+            _, state = slots.step(state, given.token(at))
     return state
 
 

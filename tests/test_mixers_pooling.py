@@ -19,7 +19,6 @@ from headscope.mixers.softmax import Softmax
 from headscope.mixers.static_mixing import GlobalFilter
 from headscope.models.decoder.config import DecoderConfig
 from headscope.models.decoder.decoder import Decoder
-from tests.mixer_cases import token
 from tests.mixer_operations import operations
 
 HEADS, WIDTH, MODEL, LENGTH = 2, 4, 16, 12
@@ -220,8 +219,8 @@ def test_other_settings_mix_as_their_naive_twin_does(kind: str, settings: dict[s
 def test_hourglass_decodes_with_any_stride(stride: int) -> None:
     mixer = made("hourglass", stride=stride)
     given = inputs(mixer)
-    expected, state = mixer.operation(given), mixer.start(token(given, 0))
+    expected, state = mixer.operation(given), mixer.start(given.token(0))
     for at in range(LENGTH):
-        z, state = mixer.step(state, token(given, at))
+        z, state = mixer.step(state, given.token(at))
         assert close(z, expected[:, :, at : at + 1])
         assert sum(part.numel() for part in state.values()) == 2 * mixer.state_size(at + 1)

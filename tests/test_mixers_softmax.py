@@ -16,7 +16,7 @@ from headscope.mixers.interface import Mixer, MixerInput, MixerShape
 from headscope.mixers.jacobian import jacobian_matrix
 from headscope.mixers.registry import variant
 from headscope.models.decoder.decoder import Decoder
-from tests.mixer_cases import HEADS, LENGTH, MODEL, N_CTX, make_case, small_config, token
+from tests.mixer_cases import HEADS, LENGTH, MODEL, N_CTX, make_case, small_config
 
 WIDTH = small_config(variant("softmax")).head_width
 SHAPE = MixerShape(HEADS, WIDTH, WIDTH, MODEL, N_CTX)
@@ -283,9 +283,9 @@ def test_a_constant_query_decodes_scores_of_any_size_with_a_state_that_does_not_
     score = torch.tensor([-900.0, 900.0, 899.0, -5.0]).repeat(LENGTH // 4).expand(2, HEADS, LENGTH)
     case = replace(case.given, gates={"token_score": score})
     made = mixer("constant-query")
-    state, rows = made.start(token(case, 0)), []
+    state, rows = made.start(case.token(0)), []
     for at in range(LENGTH):
-        z, state = made.step(state, token(case, at))
+        z, state = made.step(state, case.token(at))
         rows.append(z)
     torch.testing.assert_close(torch.cat(rows, 2), made.mix(case).z)
     assert made.state_size(10) == made.state_size(1000) == HEADS * (WIDTH + 2)

@@ -17,7 +17,7 @@ from circuits.policies.top_keys import TopKeys
 from circuits.policies.tree_search import TreeSearch
 from headscope.mixers.interface import MixerInput
 from headscope.mixers.registry import Variant, variant
-from tests.mixer_cases import BATCH, HEADS, LENGTH, Case, make_case, token
+from tests.mixer_cases import BATCH, HEADS, LENGTH, Case, make_case
 from tests.mixer_operations.sparse import OPERATIONS
 
 Prepare = Callable[[Any], None]
@@ -159,9 +159,9 @@ def test_other_settings_agree_with_the_twin_at_once_and_token_by_token(kind: str
     with torch.no_grad():
         expected = OPERATIONS[kind](case.mixer, case.given)
         torch.testing.assert_close(case.mixer.operation(case.given), expected)
-        state = case.mixer.start(token(case.given, 0))
+        state = case.mixer.start(case.given.token(0))
         for at in range(LENGTH):
-            z, state = case.mixer.step(state, token(case.given, at))
+            z, state = case.mixer.step(state, case.given.token(at))
             rows.append(z)
             assert sum(part.numel() for part in state.values()) == BATCH * case.mixer.state_size(at + 1)
     torch.testing.assert_close(torch.cat(rows, 2), expected)
