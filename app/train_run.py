@@ -7,24 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from app.running import Listener, Steps, refuse_other_kind, work
+from app.train_cells import keep_cell, train_cell
+from app.train_workers import work_in_processes
 from headscope.errors import RunError
 from headscope.models.loading import resolve_device
 from headscope.runs import ModelRecord, Run, RunWriter
 from headscope.runs.starting import refuse_unwritable
-from headscope.training.saved_state import load_training, save_training
 from headscope.training.sweep import Cell, CellResult, SweepConfig, best_rates
-from headscope.training.trainer import Trainer, Training, fitted
-from probes.mixing_curve import MixingCurve
+from headscope.training.trainer import Trainer, fitted
 
 SUMMARY = "summary"
-_SAVE_EVERY_S = 20.0
-_PICTURED = 32
-"""Examples that the probe looks at."""
-_PICTURE_SEED = 1_000_003
 
 
 def run_train(config: SweepConfig, *, root: Path, command: str, listener: Listener) -> Path:
@@ -48,7 +43,7 @@ def run_train(config: SweepConfig, *, root: Path, command: str, listener: Listen
     )
     with writer:
         listener.opened(writer.path)
-        return work(writer, _runner(writer, config, device), listener)
+        return _work(writer, config, device, listener)
 
 
 def resume_train(path: Path, *, listener: Listener) -> Path:
@@ -64,7 +59,7 @@ def resume_train(path: Path, *, listener: Listener) -> Path:
         raise RunError(f"the run {manifest.id} was planned by another version of headscope: start it again.")
     with RunWriter.resume(path) as writer:
         listener.opened(writer.path)
-        return work(writer, _runner(writer, config, resolve_device(config.device)), listener)
+        return _work(writer, config, resolve_device(config.device), listener)
 
 
 def results_of(run: Run) -> list[CellResult]:
@@ -94,6 +89,12 @@ def _record(config: SweepConfig, trainer: Trainer) -> ModelRecord:
     )
 
 
+def _work(writer: RunWriter, config: SweepConfig, device: torch.device, listener: Listener) -> Path:
+    if config.workers > 1:
+        work_in_processes(writer, config, listener)
+    return work(writer, _runner(writer, config, device), listener)
+
+
 def _runner(writer: RunWriter, config: SweepConfig, device: torch.device) -> Callable[[str, Steps], None]:
     cells = {cell.stage: cell for cell in config.cells}
 
@@ -113,67 +114,8 @@ def _plain(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _train_cell(writer: RunWriter, config: SweepConfig, cell: Cell, device: torch.device, steps: Steps) -> None:
-    partial = writer.path / "partial.safetensors"
-    trainer = _begun(partial, config, cell, device)
-    curve = MixingCurve.of(trainer.task, n=_PICTURED, seed=_PICTURE_SEED, device=device) if config.pictures else None
-    saved = trainer.seconds
-
-    def keep(at: Trainer) -> None:
-        nonlocal saved
-        if curve is None and at.seconds - saved > _SAVE_EVERY_S:  # pictures are not saved in between
-            save_training(at, partial)
-            saved = at.seconds
-
-    training = trainer.run(probe=curve, on_step=steps, on_point=keep)
-    tensors = _tensors(trainer, curve, config)
-    record = _record_of(training, trainer) | {"steps_pictured": [p.step for p in _pictures(curve, config)]}
-    writer.save_record(cell.stage, record, tensors=tensors, seconds=steps.seconds)
-    partial.unlink(missing_ok=True)
-
-
-def _begun(partial: Path, config: SweepConfig, cell: Cell, device: torch.device) -> Trainer:
-    """The trainer of a cell, from where it was stopped if that was in the middle."""
-    wanted = config.training(cell)
-    if partial.is_file():
-        trainer = load_training(partial, device=device)
-        if trainer.config == wanted:
-            return trainer
-    return Trainer(wanted, device=device)
-
-
-def _record_of(training: Training, trainer: Trainer) -> dict[str, Any]:
-    return {
-        "accuracy": training.tested,
-        "held_out": training.held_out,
-        "loss": training.curve[-1].loss,
-        "solved_at": training.solved_at,
-        "steps": training.curve[-1].step,
-        "diverged": training.diverged,
-        "state_size": trainer.model.state_size(trainer.task.length),
-        "parameters": sum(part.numel() for part in trainer.model.parameters()),
-        "decoder": trainer.model.config.model_dump(mode="json"),
-        "curve": [asdict(point) for point in training.curve],
-        "train_seconds": training.seconds,
-        "pictured": _PICTURED,
-    }
-
-
-def _pictures(curve: MixingCurve | None, config: SweepConfig) -> list[Any]:
-    return [] if curve is None else curve.spread(config.pictures)
-
-
-def _tensors(trainer: Trainer, curve: MixingCurve | None, config: SweepConfig) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
-    if config.weights:
-        for name, part in trainer.model.state_dict().items():
-            found[f"weights.{name}"] = part.detach().float().cpu().numpy()
-    pictures = _pictures(curve, config)
-    if pictures and curve is not None:
-        found["share"] = torch.stack([picture.share for picture in pictures]).numpy()
-        found["moved"] = torch.stack([picture.moved for picture in pictures]).numpy()
-        if curve.batch.tokens is not None:
-            found["tokens"] = curve.batch.tokens[0].cpu().numpy()
-    return found
+    trained = train_cell(config, cell, device, folder=writer.path, on_step=steps)
+    keep_cell(writer, cell, trained, seconds=steps.seconds)
 
 
 def _result_from(record: Any, cell: Cell) -> CellResult:

@@ -259,3 +259,8 @@ def test_loading_a_planted_model_needs_no_transformer_lens() -> None:
     )
     answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert answer.stdout.split() == ["False"]
+
+
+def test_a_small_decoder_is_sent_to_the_comparison() -> None:
+    with pytest.raises(ModelError, match=r"headscope compare checkpoint:mqar\.softmax\.0"):
+        load("checkpoint:mqar.softmax.0")

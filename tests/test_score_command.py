@@ -357,7 +357,7 @@ OPTIONS = {
     "policies": "MODEL --policies --tasks --lengths --examples --budgets --shares --rules --draws --gate-steps "
     "--option --seed --device --dtype --set --out --resume",
     "train": "TASK --variants --rates --seeds --widths --layers --heads --steps --batch --pictures --option --seed "
-    "--device --set --out --resume",
+    "--device --workers --set --out --resume",
     "compare": "MODELS --run --task --seeds --examples --draws --lengths --seed --set --out --resume",
     "lab": "MODEL --text --heads --ablation --policy --kept --position --a --b --random --captures --bos --seed "
     "--device --dtype --out",

@@ -460,6 +460,28 @@ def test_longer_strings_are_the_same_task() -> None:
     assert int(batch.is_asked.sum(1).min()) >= 21
 
 
+@pytest.mark.parametrize("name", [name for name in synthetic_tasks() if name != "documentation-text"])
+def test_a_task_has_longer_texts(name: str) -> None:
+    task = make_task(name)
+    other = task.of_length(2 * task.length - (1 if name == "in-context-classification" else 0))
+    assert other.length == 2 * task.length - (1 if name == "in-context-classification" else 0)
+    assert (other.d_vocab, other.d_input, other.d_output) == (task.d_vocab, task.d_input, task.d_output)
+    batch = other.batch(3, seeded())
+    assert batch.targets.shape[1] == other.length
+    assert (batch.is_asked.sum(1) > 0).all()
+
+
+def test_strings_of_a_longer_copying_text_fill_it() -> None:
+    batch = make_task("copying", longest=8).of_length(82).batch(8, seeded())
+    assert (batch.is_asked.sum(1) == 41).all(), "40 letters and the end"
+
+
+@pytest.mark.parametrize(("name", "length"), [("copying", 51), ("in-context-classification", 18), ("ngram-lookup", 9)])
+def test_a_length_that_a_task_has_not_is_refused(name: str, length: int) -> None:
+    with pytest.raises(ConfigError):
+        make_task(name).of_length(length)
+
+
 @pytest.mark.parametrize("key", ["suffix", "prefix"])
 @pytest.mark.parametrize("letters", [2, 26])
 def test_the_first_place_of_the_letters_solves_ngram_lookup(key: str, letters: int) -> None:

@@ -34,6 +34,7 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     device: DeviceOption = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at once, each in a process of its own.")] = 1,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. --set stop_at=0.999."),
@@ -67,6 +68,7 @@ def train(
         "pictures": pictures,
         "seed": seed,
         "device": device,
+        "workers": workers,
     }
     config = SweepConfig.parse(asked | settings_of(settings or []))
     typer.echo(start("app.train_run:run_train", config, Path(out)))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headscope.errors import UnknownNameError
+from headscope.errors import ModelError, UnknownNameError
+from headscope.models.checkpoint_index import PREFIX as CHECKPOINT_PREFIX
 
 if TYPE_CHECKING:
     import torch
@@ -82,6 +83,11 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32", seed: int =
         return _load_planted(name, where, numbers, seed)
     if _is_folder(name):
         return loading.load_folder(Path(name), where, numbers)
+    if name.startswith(CHECKPOINT_PREFIX):
+        raise ModelError(
+            f"{name!r} is a small decoder that was trained on a task of its own and reads no text. Compare it: "
+            f"headscope compare {name}"
+        )
     return _load_other(name, where, numbers)
 
 

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from headscope.config import Config
+from headscope.errors import ConfigError
 from headscope.tasks.synthetic import NOTHING_ASKED, SyntheticBatch, SyntheticTask
 from headscope.tasks.synthetic_drawing import draw_integers
 
@@ -61,6 +62,17 @@ class Copying(SyntheticTask[CopyingSettings]):
     def length(self) -> int:
         """Positions: the longest string twice, start and bar; the end is only ever predicted."""
         return 2 * self.settings.longest + 2
+
+    def of_length(self, length: int) -> Copying:
+        """Strings that fill texts of this length: all have ``(length - 2) / 2`` letters.
+
+        Raises:
+            ConfigError: if the length is odd or below 4.
+        """
+        if length % 2 or length < 4:
+            raise ConfigError(f"copying has no texts of {length} tokens: give an even length from 4 on.")
+        letters = length // 2 - 1
+        return Copying(self.settings.model_copy(update={"shortest": letters, "longest": letters}))
 
     def batch(self, n: int, generator: torch.Generator) -> SyntheticBatch:
         """``n`` examples."""
@@ -136,8 +148,21 @@ class NgramLookup(SyntheticTask[NgramLookupSettings]):
     @property
     def length(self) -> int:
         """Positions: start, one or two bars, the string, the letters given and the answer."""
+        return self.settings.string + self._besides
+
+    @property
+    def _besides(self) -> int:
+        """Positions that are not the string."""
         settings = self.settings
-        return settings.string + settings.ngram + settings.answer + (2 if settings.key == "suffix" else 3)
+        return settings.ngram + settings.answer + (2 if settings.key == "suffix" else 3)
+
+    def of_length(self, length: int) -> SyntheticTask[NgramLookupSettings]:
+        """Texts of this length, by a longer or shorter string.
+
+        Raises:
+            ConfigError: if the string would be too short for the letters that are given and asked.
+        """
+        return self.changed(string=length - self._besides)
 
     def batch(self, n: int, generator: torch.Generator) -> SyntheticBatch:
         """``n`` examples."""

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from headscope.config import Config
-from headscope.errors import UnknownNameError
+from headscope.errors import ConfigError, UnknownNameError
 from headscope.tasks.synthetic import NOTHING_ASKED, SyntheticBatch, SyntheticTask
 from headscope.tasks.synthetic_drawing import (
     choose,
@@ -129,6 +129,16 @@ class InContextClassification(SyntheticTask[InContextClassificationSettings]):
     def length(self) -> int:
         """Positions."""
         return 2 * self.settings.pairs + 1
+
+    def of_length(self, length: int) -> SyntheticTask[InContextClassificationSettings]:
+        """Texts of ``(length - 1) / 2`` pairs and the question.
+
+        Raises:
+            ConfigError: if the length is even, or the settings do not go with so many pairs.
+        """
+        if length % 2 == 0:
+            raise ConfigError(f"in-context classification has no texts of {length} tokens: give an odd length.")
+        return self.changed(pairs=length // 2)
 
     @property
     def d_input(self) -> int:

@@ -55,6 +55,14 @@ class LinearRegression(SyntheticTask[LinearRegressionSettings]):
         """Positions."""
         return self.settings.examples + 1
 
+    def of_length(self, length: int) -> SyntheticTask[LinearRegressionSettings]:
+        """Texts of ``length - 1`` examples and the question.
+
+        Raises:
+            ConfigError: if there would be no example.
+        """
+        return self.changed(examples=length - 1)
+
     @property
     def d_input(self) -> int:
         """A vector and its value."""

@@ -127,6 +127,14 @@ class SyntheticTask(ABC, Generic[S]):
         """
         return type(self)(type(self.settings).parse(self.settings.model_dump() | settings))
 
+    def of_length(self, length: int) -> SyntheticTask[S]:
+        """The same task with texts of another length T: the ``length`` of its settings, where they have one.
+
+        Raises:
+            ConfigError: if the task has no texts of this length.
+        """
+        return self.changed(length=length)
+
     @classmethod
     def describe(cls) -> str:
         """What the task is, with an example."""

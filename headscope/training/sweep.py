@@ -41,10 +41,12 @@ class SweepConfig(Config):
         evaluate_every: steps between two evaluations.
         evaluated: held-out examples.
         stop_at: accuracy that ends a training.
-        pictures: evaluations whose mixing matrices are kept, spread over a training; 0 keeps none.
+        pictures: evaluations whose mixing matrices are kept, spread over a training; 0 keeps none and leaves out the
+            measures of heads, too.
         weights: whether trained weights are kept.
         seed: the first seed.
         device: auto, cpu, cuda.
+        workers: trainings at once, each in a process and on one thread of its own; the numbers are the same.
     """
 
     task: str = "mqar"
@@ -66,6 +68,7 @@ class SweepConfig(Config):
     weights: bool = True
     seed: int = Field(default=0, ge=0, lt=2**31)
     device: str = "auto"
+    workers: int = Field(default=1, ge=1, le=256)
 
     @field_validator("variants")
     @classmethod

@@ -1,0 +1,153 @@
+"""The trainings behind docs/results/variants.md, by the question that each answers.
+
+    python -m benchmarks.variant_studies                       what there is
+    python -m benchmarks.variant_studies zoo-recall depth --out runs --workers 8
+
+Every study is a few `headscope train` commands; `python -m benchmarks.variant_tables RUN ...` prints the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+
+_LEARNED = "--option decoder.position=learned"
+_SMALL = "--option task.d_vocab=64 --option task.length=32 --option task.pairs=4"
+_ZOO = (
+    "softmax,off-by-one,learned-sink,sigmoid,relu,relu-squared,lssa,fox,stick-breaking,entmax,differential,mem-kv,"
+    "sliding-window,linear,based,rebased,hedgehog,cottention,latte,retention,gla,mamba2,delta,gated-delta,kda,rwkv7,"
+    "mlstm,titans-linear,mingru,aaren,rwkv4,h3,hyena,base-conv,routing,landmark,infini,top-keys,moh,mqa"
+)
+_FIXED = "linear,based,retention,gla,mamba2,delta,gated-delta,sliding-window,h3,hyena"
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question.
+
+    Attributes:
+        asks: what it asks, for the list.
+        commands: options of `headscope train`, a run each.
+    """
+
+    asks: str
+    commands: tuple[str, ...]
+
+
+def _recall(pairs: int, width: int, *, rates: str = "0.001,0.003", variant: str = f"softmax,{_FIXED}") -> str:
+    sizes = f"--option task.d_vocab=1024 --option task.length=128 --option task.pairs={pairs}"
+    return (
+        f"mqar --variants {variant} --widths {width} --rates {rates} {sizes} {_LEARNED} --option decoder.conv=4 "
+        "--steps 2000 --set evaluate_every=100"
+    )
+
+
+def _hard(names: str, position: str) -> str:
+    return (
+        f"mqar --variants {names} --widths 128 --rates 0.001,0.0022 --option task.d_vocab=8192 "
+        f"--option task.length=512 --option task.pairs=64 --option decoder.position={position} --steps 3000 "
+        "--set evaluate_every=125 --set weights=false"
+    )
+
+
+def _backcopy(names: str, *, norm: bool, layers: int = 1) -> str:
+    return (
+        f"bigram-backcopy --variants {names} --layers {layers} --rates 0.003 --seeds 3 --steps 4000 {_LEARNED} "
+        f"--option decoder.output_norm={str(norm).lower()} --pictures 8 --set stop_at=2 --set evaluate_every=250"
+    )
+
+
+STUDIES = {
+    "zoo-recall": Study(
+        "which variants recall (vocabulary 64, 32 tokens, 4 pairs), and by which heads; the shipped checkpoints",
+        (f"mqar --variants {_ZOO} --rates 0.003,0.01 {_SMALL} {_LEARNED} --steps 1500 --pictures 6",),
+    ),
+    "zoo-backcopy": Study(
+        "which variants grow sinks (Bigram-Backcopy, one layer); the shipped checkpoints",
+        (
+            f"bigram-backcopy --variants {_ZOO} --layers 1 --rates 0.003,0.01 {_LEARNED} --steps 3000 --pictures 6 "
+            "--set stop_at=2 --set evaluate_every=250",
+        ),
+    ),
+    "depth": Study(
+        "whether one layer suffices, with and without a short convolution",
+        tuple(
+            f"mqar --variants softmax,off-by-one,sigmoid,fox,linear,gla,delta --layers {layers} --rates 0.003,0.01 "
+            "--option task.d_vocab=256 --option task.length=64 --option task.pairs=8 --steps 2500 "
+            f"{_LEARNED} --option decoder.conv={conv}"
+            for layers in (1, 2)
+            for conv in (0, 4)
+        ),
+    ),
+    "pairs": Study(
+        "recall against the number of pairs at a fixed width, with a short convolution",
+        tuple(_recall(pairs, 64) for pairs in (4, 8, 16, 32)),
+    ),
+    "state": Study(
+        "recall against the size of the state, at 32 pairs, with a short convolution",
+        tuple(_recall(32, width) for width in (16, 32, 128)),
+    ),
+    "hardest": Study(
+        "zoology's hardest cell: 512 tokens, 64 pairs, vocabulary 8192",
+        (
+            _hard("softmax,sigmoid,fox,based,linear", "learned"),
+            _hard("retention,mamba2,gla,delta,gated-delta,h3,hyena,base-conv", "none"),
+        ),
+    ),
+    "twice": Study(
+        "whether reading the pairs twice helps (JRT), at 16 pairs",
+        tuple(
+            f"mqar{twice} --variants linear,based,retention,gla,mamba2,delta,gated-delta --widths 32 "
+            "--rates 0.003,0.01 --option task.d_vocab=256 --option task.length=128 --option task.pairs=16 --steps 2500 "
+            f"{_LEARNED} --option decoder.conv=4"
+            for twice in ("", "-twice")
+        ),
+    ),
+    "forgetting": Study(
+        "whether the delta rule overwrites where sums cannot",
+        tuple(
+            f"{task} --variants softmax,linear,gla,mamba2,delta,gated-delta --widths 32 --rates 0.003,0.01 "
+            "--option task.d_vocab=256 --option task.length=64 --option task.pairs=8 --steps 2500 "
+            f"{_LEARNED} --option decoder.conv=4"
+            for task in ("mqar", "mqar-forgetting")
+        ),
+    ),
+    "lengths": Study(
+        "copying strings longer than those of training, by position encoding",
+        (
+            "copying --variants nope,alibi,rope,t5-bias,fire,randomised-positions,xpos,kerple --layers 2 --heads 4 "
+            "--rates 0.001,0.003 --option task.letters=26 --option task.longest=24 --steps 4000",
+        ),
+    ),
+    "sinks": Study(
+        "sinks and drained values by normaliser, with and without an output norm",
+        tuple(
+            _backcopy("softmax,off-by-one,learned-sink,fox,lssa,sigmoid,relu,linear", norm=norm)
+            for norm in (False, True)
+        ),
+    ),
+}
+
+
+def main() -> None:
+    """List the studies, or run those named, one command after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="*", choices=[*STUDIES, []], metavar="STUDY")
+    parser.add_argument("--out", default="runs")
+    parser.add_argument("--workers", default="2")
+    parser.add_argument("--device", default="auto")
+    asked = parser.parse_args()
+    if not asked.studies:
+        for name, study in STUDIES.items():
+            print(f"{name}: {study.asks}", *(f"    headscope train {line}" for line in study.commands), sep="\n")
+    for name in asked.studies:
+        for line in STUDIES[name].commands:
+            extra = ["--workers", asked.workers, "--device", asked.device, "--out", asked.out]
+            subprocess.run([sys.executable, "-m", "app.cli", "train", *shlex.split(line), *extra], check=True)
+
+
+if __name__ == "__main__":
+    main()

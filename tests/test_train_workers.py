@@ -1,0 +1,94 @@
+"""`headscope train --workers`: several processes train what one process trains."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+import app.train_workers
+from app.cli import app as cli
+from headscope.runs import Run
+from headscope.training.sweep import SweepConfig
+from headscope.training.trainer import Trainer
+
+WORDS = ["mqar", "--variants", "softmax,delta", "--rates", "0.01", "--seeds", "2", "--widths", "16", "--steps", "16"]
+SMALL = ["--batch", "8", "--set", "evaluate_every=8", "--set", "evaluated=16"]
+TASK = ["--option", "task.d_vocab=16", "--option", "task.length=12", "--option", "task.pairs=2"]
+
+
+def train(*more: object) -> Result:
+    return CliRunner().invoke(cli, [str(word) for word in ("train", *more)])
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    result = train(*WORDS, *SMALL, *TASK, "--out", tmp_path_factory.mktemp("alone"))
+    torch.set_num_threads(before)
+    assert result.exit_code == 0, result.output
+    return Run.open(Path(result.stdout.strip()))
+
+
+def assert_same(one: Run, other: Run) -> None:
+    sweep = SweepConfig.parse(one.manifest.config)
+    for cell in sweep.cells:
+        here, there = one.record(cell.stage), other.record(cell.stage)
+        assert here["curve"] == there["curve"]
+        assert here["accuracy"] == there["accuracy"]
+        weights = [f"weights.{name}" for name in Trainer(sweep.training(cell)).model.state_dict()]
+        assert all(np.array_equal(one.tensor(cell.stage, name), other.tensor(cell.stage, name)) for name in weights)
+    assert one.record("summary") == other.record("summary")
+
+
+def test_processes_that_were_stopped_resume_to_what_one_process_trains(
+    alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep, kept = app.train_workers.keep_cell, list[str]()
+
+    def stop_at_the_second(writer: Any, cell: Any, trained: Any, *, seconds: float) -> None:
+        if kept:
+            raise KeyboardInterrupt
+        kept.append(cell.stage)
+        keep(writer, cell, trained, seconds=seconds)
+
+    monkeypatch.setattr(app.train_workers, "keep_cell", stop_at_the_second)
+    stopped = train(*WORDS, *SMALL, *TASK, "--workers", 2, "--out", tmp_path)
+    assert (stopped.exit_code, stopped.stdout) == (130, "")
+    assert "1 of 5 stages are kept" in stopped.stderr
+    monkeypatch.undo()
+    again = train("--resume", "latest", "--out", tmp_path)
+    assert again.exit_code == 0, again.output
+    run = Run.open(Path(again.stdout.strip()), verify=True)
+    assert_same(alone, run)
+    assert not list(run.path.glob("partial*"))
+
+
+def test_a_process_that_is_killed_is_named_and_what_is_in_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app.train_workers, "_train", killed)
+    result = train(*WORDS, *SMALL, *TASK, "--workers", 2, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "start it with fewer --workers" in result.stderr
+    assert "0 of 5 stages are kept" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def killed(*_: object) -> None:
+    """What the kernel does to a process that takes too much memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_more_processes_than_a_machine_has_use_for_are_refused(tmp_path: Path) -> None:
+    result = train(*WORDS, "--workers", 1000, "--out", tmp_path)
+    assert result.exit_code == 2
+    assert "workers" in result.stderr
+    assert not list(tmp_path.iterdir())
