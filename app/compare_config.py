@@ -21,7 +21,8 @@ class CompareConfig(Config):
         task: which of the shipped checkpoints of a variant; a train run has one task.
         seeds: at most so many trainings of each variant.
         examples: fresh examples that each model is described and scored on.
-        draws: random cuts beside each claim.
+        draws: cuts of other cells beside each claim, of each of the two controls; where a model makes more than two
+            claims half as many for each of its claims, so that p corrected for them can still fall below 0.05.
         lengths: other lengths of the text to score on.
         seed: of the examples and cuts.
     """
@@ -31,7 +32,7 @@ class CompareConfig(Config):
     task: str = "mqar"
     seeds: int = Field(default=3, ge=1, le=1000)
     examples: int = Field(default=128, ge=2, le=100_000)
-    draws: int = Field(default=20, ge=1, le=10_000)
+    draws: int = Field(default=40, ge=1, le=10_000)
     lengths: tuple[Annotated[int, Field(ge=2, le=65_536)], ...] = ()
     seed: int = Field(default=0, ge=0, lt=2**31)
 

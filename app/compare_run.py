@@ -12,7 +12,9 @@ import torch
 
 from app.compare_config import CompareConfig
 from app.running import Listener, Steps, refuse_other_kind, work
-from app.train_run import SUMMARY
+from app.train_run import SUMMARY as TRAIN_SUMMARY
+from app.views.variant_census import census_record
+from app.views.variant_comparison import SUMMARY, CompareRun
 from circuits.comparison import Compared, describe_model
 from headscope.errors import ConfigError, RunError, UnknownNameError
 from headscope.models.checkpoints import PREFIX, checkpoint_entry, checkpoints, load_checkpoint
@@ -66,7 +68,7 @@ def run_compare(config: CompareConfig, *, root: Path, command: str, listener: Li
         config=config.model_dump(mode="json"),
         command=command,
         seed=config.seed,
-        planned=[source.stage for source in comparison.sources],
+        planned=[*(source.stage for source in comparison.sources), SUMMARY],
         card=None,
     )
     with writer:
@@ -84,7 +86,7 @@ def resume_compare(path: Path, *, listener: Listener) -> Path:
     refuse_other_kind(manifest, "compare")
     config = CompareConfig.parse(manifest.config)
     comparison = _resolve(config, path.parent)
-    if tuple(source.stage for source in comparison.sources) != manifest.planned:
+    if tuple(source.stage for source in comparison.sources) != tuple(s for s in manifest.planned if s != SUMMARY):
         raise RunError(f"the models of the run {manifest.id} are not those it was started with: start it again.")
     with RunWriter.resume(path) as writer:
         listener.opened(writer.path)
@@ -95,6 +97,10 @@ def _runner(writer: RunWriter, config: CompareConfig, comparison: _Comparison) -
     sources = {source.stage: source for source in comparison.sources}
 
     def run_stage(stage: str, steps: Steps) -> None:
+        if stage == SUMMARY:
+            found = CompareRun(Run.open(writer.path, verify=False))
+            writer.save_record(SUMMARY, census_record(found), seconds=steps.seconds)
+            return
         source = sources[stage]
         model = source.load()
         report = describe_model(
@@ -177,7 +183,7 @@ def _from_run(config: CompareConfig, root: Path) -> _Comparison:
     sweep = SweepConfig.parse(run.manifest.config)
     if not sweep.weights:
         raise ConfigError(f"the run {run.manifest.id} kept no weights (weights=false): train again.")
-    best = {(row["variant"], row["width"]): row["rate"] for row in run.record(SUMMARY)["variants"]}
+    best = {(row["variant"], row["width"]): row["rate"] for row in run.record(TRAIN_SUMMARY)["variants"]}
     cells = list[Cell]()
     for model in config.models:
         if model not in sweep.variants:

@@ -66,6 +66,8 @@ def train_cell(
 
     training = trainer.run(probe=probe, on_step=on_step, on_point=keep)
     record = _record_of(training, trainer) | {"steps_pictured": [p.step for p in _pictures(probe, config)]}
+    if probe is not None and probe.own is not None:
+        record["measured"] = probe.measured
     return TrainedCell(record, _tensors(trainer, probe, config))
 
 

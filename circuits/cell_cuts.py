@@ -1,9 +1,9 @@
-"""Does a head do what its profile says? Cut the cells it is said to use, against equally many others of the same rows.
+"""Does a head do what its profile says? Cut the cells it is said to use, and other cells of the same rows.
 
 A model of two layers with one head each has no random heads to compare with, and ablating the only head of a layer says
 nothing of what the head looked at. So a claim is about cells: *from these rows the head reads these columns*. They are
-set to 0 in `hook_pattern`, before M is applied and without dividing the row again, and the task is scored. The control
-cuts in the same rows of the same head one other column that the row sees, drawn at random for each row.
+set to 0 in `hook_pattern`, before M is applied and without dividing the row again, and the task is scored. The controls
+are in `circuits.cell_controls`.
 
 Of a recurrence the cut takes the token's part from the row's output; the token stays in the state that later tokens
 were corrected by (an attention knockout in the sense of arXiv 2505.24244, not a removal of the token).
@@ -11,7 +11,7 @@ were corrected by (an attention knockout in the sense of arXiv 2505.24244, not a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,11 +20,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from circuits.cell_controls import Lacking, equal_weight_cells, held, random_cells
+from circuits.comparison_results import Control, ControlName, CutCheck
 from headscope.errors import UnsupportedError
 from headscope.heads import Head
+from headscope.mixers.interface import Mix
 from headscope.models.decoder.decoder import Decoder
+from headscope.readings.mixing import LayerMix
 from headscope.statistics import bootstrap_scalar, permutation_p
 from headscope.tasks.synthetic import SyntheticBatch
+
+Judge = Callable[[Tensor, SyntheticBatch], Float[Tensor, " B"]]
+"""Accuracy of each example, from logits; NaN for an example that asks nothing."""
 
 
 @dataclass(frozen=True)
@@ -41,49 +48,12 @@ class Cells:
     columns: Int[Tensor, "B N"]
     real: Bool[Tensor, "B N"]
 
-    def others(self, generator: torch.Generator) -> Cells:
-        """As many cells of the same rows: another column at random among those a causal row sees."""
-        draws = torch.rand(self.rows.shape, generator=generator).to(self.rows.device)
-        column = (draws * self.rows.clamp_min(1)).long()  # one of the row's other columns, in order without its own
-        column = column + (column >= self.columns).long()
-        return Cells(self.rows, column, self.real & (self.rows > 0))
-
-
-@dataclass(frozen=True)
-class CutCheck:
-    """A claim about a head's cells, tested.
-
-    Attributes:
-        head: the head.
-        accuracy: share of right answers of the untouched model.
-        cut: the same with the claimed cells at 0.
-        low: lower end of the 95 % bootstrap interval of ``accuracy - cut``, paired by example.
-        high: upper end.
-        random: the same as ``cut`` for each draw of other cells.
-        p_value: one-sided: (1 + draws at least as harmful) / (1 + draws).
-        n: examples.
-        cells: cells cut, mean for each example.
-    """
-
-    head: Head
-    accuracy: float
-    cut: float
-    low: float
-    high: float
-    random: tuple[float, ...]
-    p_value: float
-    n: int
-    cells: float
-
-    @property
-    def drop(self) -> float:
-        """What the cut costs."""
-        return self.accuracy - self.cut
-
-    @property
-    def random_drop(self) -> float:
-        """What a random cut costs, mean over draws."""
-        return self.accuracy - float(np.mean(self.random))
+    def mask(self, size: int) -> Bool[Tensor, "B T T"]:
+        """The same as a mask over texts of ``size`` tokens."""
+        found = torch.zeros(len(self.rows), size, size, dtype=torch.bool, device=self.rows.device)
+        index = torch.arange(len(self.rows), device=self.rows.device)[:, None].expand(self.rows.shape)
+        found[index[self.real], self.rows[self.real], self.columns[self.real]] = True
+        return found
 
 
 def offset_cells(tokens: Int[Tensor, "B T"], offset: int) -> Cells:
@@ -107,68 +77,103 @@ def match_cells(rows: Int[Tensor, "B N"], columns: Int[Tensor, "B N"], offset: i
 def check_cells(
     model: Decoder,
     batch: SyntheticBatch,
+    layer: LayerMix,
     head: Head,
     cells: Cells,
     *,
-    correct: Callable[[Tensor, SyntheticBatch], Float[Tensor, " B"]],
+    judge: Judge,
     generator: torch.Generator,
-    draws: int = 20,
+    draws: int = 40,
 ) -> CutCheck:
-    """Cut a head's cells, and as many others ``draws`` times.
+    """Cut a head's cells, and others of the same rows ``draws`` times for each control.
 
     Args:
         model: the model.
         batch: the task's examples.
+        layer: the mixing of the head's layer on these examples.
         head: whose cells.
         cells: the claim.
-        correct: share of right answers of each example, from logits.
-        generator: of the random cells.
-        draws: random controls.
+        judge: accuracy of each example, from logits.
+        generator: of the other cells.
+        draws: of each control; p is never below ``1 / (1 + draws)``.
 
     Raises:
         UnsupportedError: for a mixer that is not linear in its values, whose pattern cannot be edited.
     """
     if model.mixing_layers[head.layer].mixer.kind == "jacobian":
         raise UnsupportedError(f"{head} is not linear in its values: it has no cells to cut.")
+    mask = cells.mask(layer.mix.n_tokens)
+    moved = layer.moved[:, head.head, :, : layer.mix.n_tokens]
+
+    def after(cut: Bool[Tensor, "B T T"]) -> Float[np.ndarray, " B"]:
+        with torch.no_grad():
+            return judge(cut_logits(model, batch, head, cut, layer.mix), batch).double().cpu().numpy()
+
     with torch.no_grad():
-        plain = correct(_logits(model, batch), batch).double().cpu().numpy()
-        cut = correct(cut_logits(model, batch, head, cells), batch).double().cpu().numpy()
-        others = [
-            float(correct(cut_logits(model, batch, head, cells.others(generator)), batch).double().mean())
-            for _ in range(draws)
-        ]
+        plain = judge(model(batch.given), batch).double().cpu().numpy()
+    cut = after(mask)
     drop = bootstrap_scalar(plain - cut, generator=np.random.default_rng(0))
+    lost = float(np.nanmean(cut))
+    others = (random_cells(mask, generator) for _ in range(draws))
+    alike = equal_weight_cells(mask, moved, generator, draws=draws)
     return CutCheck(
-        head=head,
-        accuracy=float(plain.mean()),
-        cut=float(cut.mean()),
+        accuracy=float(np.nanmean(plain)),
+        cut=lost,
         low=drop.low,
         high=drop.high,
-        random=tuple(others),
-        p_value=permutation_p(float(cut.mean()), others, -1),
-        n=len(plain),
-        cells=float(cells.real.sum()) / len(plain),
+        n=int(np.isfinite(plain).sum()),
+        cells=float(mask.sum()) / len(plain),
+        weight=held(mask, moved, mask.any(-1)),
+        controls=(
+            _control("random", others, moved, mask, after, lost),
+            _control("equal weight", alike, moved, mask, after, lost),
+        ),
     )
 
 
-def cut_logits(model: Decoder, batch: SyntheticBatch, head: Head, cells: Cells) -> Float[Tensor, "B T d_output"]:
-    """Logits with cells of a head at 0 in every channel of it."""
-    index = torch.arange(len(cells.rows), device=cells.rows.device)[:, None].expand(cells.rows.shape)
-    where = (index[cells.real], cells.rows[cells.real], cells.columns[cells.real])
+def _control(
+    name: ControlName,
+    found: Iterator[Bool[Tensor, "B T T"]] | Lacking,
+    moved: Float[Tensor, "B T T"],
+    mask: Bool[Tensor, "B T T"],
+    after: Callable[[Tensor], Float[np.ndarray, " B"]],
+    cut: float,
+) -> Control:
+    """Cut each draw, and place the claimed cut among them."""
+    if isinstance(found, Lacking):
+        return Control(name, (), found.weight, float("nan"), found.note)
+    accuracies, weights = list[float](), list[float]()
+    for drawn in found:
+        accuracies.append(float(np.nanmean(after(drawn))))
+        weights.append(held(drawn, moved, mask.any(-1)))
+    return Control(name, tuple(accuracies), float(np.mean(weights)), permutation_p(cut, accuracies, -1))
 
-    def cut(matrix: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+
+def cut_logits(
+    model: Decoder, batch: SyntheticBatch, head: Head, cut: Bool[Tensor, "B T T"], mix: Mix | None = None
+) -> Float[Tensor, "B T d_output"]:
+    """Logits with cells of a head at 0 in every channel of it.
+
+    Args:
+        model: the model.
+        batch: what it reads.
+        head: whose cells.
+        cut: which cells, row by column.
+        mix: the head's layer on these examples, where a token may have a second column (a prefix that is read again):
+            both are cut.
+    """
+    again = () if mix is None else tuple(zip(mix.columns, mix.column_positions, strict=True))
+
+    def edit(matrix: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
         edited = matrix.clone()
         of_head = edited[:, head.head]
-        if of_head.ndim == 4:
-            of_head.transpose(0, 1)[:, *where] = 0
-        else:
-            of_head[where] = 0
+        whole = torch.zeros(*cut.shape[:2], of_head.shape[-1], dtype=torch.bool, device=of_head.device)
+        whole[..., : cut.shape[-1]] = cut
+        for extra, (kind, position) in enumerate(again):
+            if kind == "past" and position >= 0:
+                whole[..., cut.shape[-1] + extra] = cut[..., position]
+        of_head.masked_fill_(whole[:, None] if of_head.ndim == 4 else whole, 0)
         return edited
 
-    name = f"blocks.{head.layer}.attn.hook_pattern"
-    with model.hooks(fwd_hooks=[(name, cut)]):
-        return _logits(model, batch)
-
-
-def _logits(model: Decoder, batch: SyntheticBatch) -> Float[Tensor, "B T d_output"]:
-    return model(batch.given)
+    with model.hooks(fwd_hooks=[(f"blocks.{head.layer}.attn.hook_pattern", edit)]):
+        return model(batch.given)

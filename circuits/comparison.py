@@ -1,14 +1,15 @@
 """Small models with different mixers side by side: what each one's heads look at and bring, and whether it matters.
 
-Every head is described by whole profiles in two views of M that mean the same for every mixer (raw M does not). The
-strongest cells of a profile are a claim, *this head reads these cells*, and each claim is tested by cutting the cells
-against equally many others (`circuits.cell_cuts`).
+Every head is described by whole profiles in two views of M that mean the same for every mixer (raw M does not). Cells
+with much weight are a claim, *this head reads these cells*, and each claim is tested by cutting them
+(`circuits.head_claims`, `circuits.cell_cuts`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.cell_cuts import Cells, check_cells, column_cells, match_cells, offset_cells
-from circuits.comparison_results import Claim, HeadProfile, ModelReport
+from circuits.cell_cuts import Judge
+from circuits.comparison_results import Claim, HeadProfile, LengthScore, ModelReport
+from circuits.head_claims import check_claim, claimed_cells
 from headscope.errors import HeadscopeError
 from headscope.heads import Head
 from headscope.models.decoder.decoder import Decoder
@@ -26,8 +28,6 @@ from headscope.statistics import Interval, bootstrap_scalar
 from headscope.tasks.synthetic import SyntheticBatch, SyntheticTask
 from probes.mixing_curve import matches_of
 from probes.mixing_profile import (
-    MATCH_OFFSETS,
-    OFFSETS,
     VIEWS,
     Matches,
     first_token,
@@ -37,9 +37,6 @@ from probes.mixing_profile import (
     uniform_first_token,
     view_of,
 )
-
-CLAIMED = 0.25
-"""Cells with this mean weight in the moved view make a claim; uniform rows of 32 columns have 0.03 in a cell."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def describe_model(
     task: SyntheticTask[Any],
     *,
     n: int = 128,
-    draws: int = 20,
+    draws: int = 40,
     seed: int = 0,
     lengths: Sequence[int] = (),
     on_step: Callable[[int, int], None] | None = None,
@@ -75,45 +72,36 @@ def describe_model(
         compared: the model.
         task: what it was trained on.
         n: examples.
-        draws: random cuts beside each claim.
+        draws: other cuts of each control beside each claim; see `draws_of`.
         seed: of the examples, which are the same for every model on one device, and of the cuts.
         lengths: other lengths of the text to score it on.
         on_step: called with (done, total) steps: the profiles, each claim, each length.
     """
-    model = compared.model.eval()
+    model, judge = compared.model.eval(), judge_of(task)
     generator = torch.Generator().manual_seed(seed)
     batch = task.held_out.batch(n, generator)
     layers = read_mixing(model, batch.given)
     matches = matches_of(batch)
     heads = [profile for layer in layers for profile in _profiles(layer, matches)]
     editable = {layer.layer for layer in model.mixing_layers if layer.mixer.kind != "jacobian"}  # others have no cells
-    claimed = [
-        claim
-        for head in heads
-        for claim in _claimed(head, matches is not None)
-        if Head.parse(head.head).layer in editable
-    ]
-    total, done = 1 + len(claimed) + len(lengths), 1
-    claims = list[Claim]()
-    for profile, cells in claimed:
-        if on_step is not None:
-            on_step(done, total)
-        claims.append(_test(model, batch, profile, cells, generator=generator, draws=draws))
-        done += 1
-    scored = dict[int, Interval]()
+    claimed = [(head, cells) for head in heads for cells in claimed_cells(head) if _layer(head) in editable]
+    each = draws_of(draws, len(claimed))
+    steps = _counted(1 + len(claimed) + len(lengths), on_step)
+    next(steps)
+    claims, scored = list[Claim](), dict[int, LengthScore]()
+    for head, cells in claimed:
+        layer = layers[_layer(head)]
+        claims.append(check_claim(model, batch, layer, head, cells, judge=judge, generator=generator, draws=each))
+        next(steps)
     for length in lengths:
-        if on_step is not None:
-            on_step(done, total)
         scored[length] = accuracy_at(model, task, length, n=n, seed=seed)
-        done += 1
-    if on_step is not None:
-        on_step(total, total)
+        next(steps)
     return ModelReport(
         name=compared.name,
         variant=compared.variant,
         seed=compared.seed,
         kind=model.mixing_layers[0].mixer.kind,
-        accuracy=_interval(correct_share(_logits(model, batch), batch)),
+        accuracy=_interval(judge(_logits(model, batch), batch)),
         n=n,
         state_size=model.state_size(task.length),
         parameters=sum(part.numel() for part in model.parameters()),
@@ -123,20 +111,85 @@ def describe_model(
     )
 
 
+def draws_of(draws: int, claims: int) -> int:
+    """Other cuts beside each claim of a model: ``draws``, and half of it for each claim where there are more than two.
+
+    So the smallest p, corrected for all claims of the model (Holm 1979), stays near ``2 / draws``: with 40 draws it is
+    0.024 for one claim and 0.049 for two or more.
+    """
+    return draws * max(2, claims) // 2
+
+
+def accuracy_at(model: Decoder, task: SyntheticTask[Any], length: int, *, n: int, seed: int) -> LengthScore:
+    """Accuracy on texts of another length, or why there is none."""
+    try:
+        other = task.of_length(length)
+        batch = other.held_out.batch(n, torch.Generator().manual_seed(seed))
+    except HeadscopeError as error:
+        return _unread(f"the task has no texts of {length} tokens: {error}")
+    try:
+        return LengthScore(_interval(judge_of(other)(_logits(model, batch), batch)))
+    except HeadscopeError as error:
+        return _unread(f"the model reads no texts of {length} tokens: {error}")
+
+
+def judge_of(task: SyntheticTask[Any]) -> Judge:
+    """Accuracy of each example, as the task judges answers: the mean is the task's own accuracy.
+
+    Where a task asks for a number it is the part of the mean square that is explained, ``1 - error^2 / mean square``,
+    from minus infinity to 1; else the share of right answers, 0 to 1, NaN for an example that asks nothing.
+    """
+
+    def judge(logits: Tensor, batch: SyntheticBatch) -> Float[Tensor, " B"]:
+        if batch.values is not None:
+            return _explained(logits, batch.values)
+        if type(task).accuracy is SyntheticTask.accuracy:
+            return correct_share(logits, batch)
+        shares = [task.accuracy(logits[at : at + 1], _example(batch, at)) for at in range(len(logits))]
+        return torch.tensor(shares, dtype=torch.float64)
+
+    return judge
+
+
 def correct_share(logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> Float[Tensor, " B"]:
-    """Share of the asked positions of each example whose largest logit is the target."""
+    """Share of the asked positions of each example whose largest logit is the target; NaN where none is asked."""
     asked = batch.is_asked
     right = (logits.argmax(-1) == batch.targets) & asked
-    return right.sum(1).double() / asked.sum(1).clamp_min(1)
+    return right.sum(1).double() / asked.sum(1)
 
 
-def accuracy_at(model: Decoder, task: SyntheticTask[Any], length: int, *, n: int, seed: int) -> Interval:
-    """Accuracy on texts of another length; NaN where the task or the model has none so long."""
-    try:
-        batch = task.changed(length=length).held_out.batch(n, torch.Generator().manual_seed(seed))
-        return _interval(correct_share(_logits(model, batch), batch))
-    except HeadscopeError:
-        return Interval(float("nan"), float("nan"), float("nan"))
+def _explained(logits: Float[Tensor, "B T d_out"], values: Float[Tensor, "B T d_out"]) -> Float[Tensor, " B"]:
+    """Part of the mean square of all asked values that each example's answers explain."""
+    wanted, asked = values.double(), ~values.isnan()
+    errors = torch.where(asked, (logits.double() - wanted).square(), 0).sum((1, 2)) / asked.sum((1, 2))
+    return 1 - errors / wanted[asked].square().mean()
+
+
+def _example(batch: SyntheticBatch, at: int) -> SyntheticBatch:
+    """One example of a batch."""
+    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    cut = {name: part[at : at + 1] for name, part in parts.items() if isinstance(part, Tensor)}
+    return replace(batch, marks={name: mark[at : at + 1] for name, mark in batch.marks.items()}, **cut)
+
+
+def _unread(reason: str) -> LengthScore:
+    """No accuracy; of the errors of settings only the end, which says what is wrong with them."""
+    nothing = float("nan")
+    return LengthScore(
+        Interval(nothing, nothing, nothing), re.sub(r"settings cannot be \{.*?(\.\.\.|\}): ", "", reason).rstrip(".")
+    )
+
+
+def _counted(total: int, on_step: Callable[[int, int], None] | None) -> Iterator[None]:
+    """Tell how many of the steps are done, one more each time."""
+    for done in range(1, total + 1):
+        if on_step is not None:
+            on_step(done, total)
+        yield
+
+
+def _layer(profile: HeadProfile) -> int:
+    return Head.parse(profile.head).layer
 
 
 def _profiles(layer: LayerMix, matches: Matches | None) -> list[HeadProfile]:
@@ -167,73 +220,6 @@ def _profiles(layer: LayerMix, matches: Matches | None) -> list[HeadProfile]:
 
 def _numbers(part: Tensor) -> tuple[float, ...]:
     return tuple(float(value) for value in part)
-
-
-def _claimed(profile: HeadProfile, has_matches: bool) -> list[tuple[HeadProfile, str]]:
-    """The strongest offset (not the row itself), the strongest match and the first token, where they are strong."""
-    moved = profile.offsets["moved"]
-    best = max(range(1, len(moved)), key=lambda d: moved[d])
-    found = [f"offset {OFFSETS[best]}"] if moved[best] >= CLAIMED else []
-    if has_matches:
-        matches = profile.matches["moved"]
-        at = max(range(len(matches)), key=lambda d: matches[d])
-        found += [f"match {MATCH_OFFSETS[at]:+d}"] if matches[at] >= CLAIMED else []
-    found += ["first token"] if profile.first["moved"] >= CLAIMED else []
-    return [(profile, cells) for cells in found]
-
-
-def _test(
-    model: Decoder,
-    batch: SyntheticBatch,
-    profile: HeadProfile,
-    cells: str,
-    *,
-    generator: torch.Generator,
-    draws: int,
-) -> Claim:
-    weight, share = (_weight(profile, cells, view) for view in ("moved", "share"))
-    check = check_cells(
-        model,
-        batch,
-        Head.parse(profile.head),
-        _cells(batch, cells),
-        correct=correct_share,
-        generator=generator,
-        draws=draws,
-    )
-    return Claim(
-        head=profile.head,
-        cells=cells,
-        weight=weight,
-        share=share,
-        accuracy=check.accuracy,
-        cut=check.cut,
-        low=check.low,
-        high=check.high,
-        random=check.random,
-        p_value=check.p_value,
-        n=check.n,
-    )
-
-
-def _weight(profile: HeadProfile, cells: str, view: str) -> float:
-    kind, _, number = cells.partition(" ")
-    if kind == "offset":
-        return profile.offsets[view][OFFSETS.index(int(number))]
-    if kind == "match":
-        return profile.matches[view][MATCH_OFFSETS.index(int(number))]
-    return profile.first[view]
-
-
-def _cells(batch: SyntheticBatch, cells: str) -> Cells:
-    kind, _, number = cells.partition(" ")
-    if kind == "offset":
-        return offset_cells(batch.targets, int(number))
-    if kind == "first":
-        return column_cells(batch.targets, 0)
-    matches = matches_of(batch)
-    assert matches is not None  # a claim about matches comes from a task that has them
-    return match_cells(matches.rows, matches.columns, int(number))
 
 
 def _logits(model: Decoder, batch: SyntheticBatch) -> Float[Tensor, "B T d_output"]:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from headscope.statistics import Interval
+
+ControlName = Literal["random", "equal weight"]
+CONTROLS: tuple[ControlName, ...] = ("random", "equal weight")
+CLAIMED = 0.25
+"""Cells with this mean weight in the moved view make a claim; uniform rows of 32 columns have 0.03 in a cell."""
 
 
 @dataclass(frozen=True)
@@ -40,44 +46,95 @@ class HeadProfile:
 
 
 @dataclass(frozen=True)
-class Claim:
-    """Cells that a head is said to use, and what cutting them does.
+class Control:
+    """The same cut on other cells of the same rows of the same head, drawn again and again.
 
     Attributes:
-        head: ``L0H1``.
-        cells: ``offset 1``, ``match +1``, ``first token``.
-        weight: mean weight of these cells in the moved view.
-        share: in the share view.
-        accuracy: of the untouched model.
-        cut: with the cells at 0.
-        low: lower end of the 95 % interval of what the cut costs.
-        high: upper end.
-        random: with as many other cells of the same rows at 0, each draw.
-        p_value: one-sided, of the cut among the draws.
-        n: examples.
+        name: ``random``: as many cells, drawn evenly from the row's others. ``equal weight``: other cells of the row in
+            random order, until they hold as much of what the row moves as the claimed ones.
+        accuracies: after the cut, each draw; empty where there is no such control.
+        weight: what they hold of what the rows move, mean over rows and draws, 0 to 1; NaN where none was measured.
+        p_value: one-sided: (1 + draws at least as harmful as the claimed cut) / (1 + draws); NaN without draws.
+        note: why there is no such control; empty where there is one.
     """
 
-    head: str
-    cells: str
+    name: ControlName
+    accuracies: tuple[float, ...]
     weight: float
-    share: float
+    p_value: float
+    note: str = ""
+
+    @property
+    def mean(self) -> float:
+        """Accuracy after the cut, mean over draws; NaN without draws."""
+        return sum(self.accuracies) / len(self.accuracies) if self.accuracies else float("nan")
+
+
+@dataclass(frozen=True)
+class CutCheck:
+    """A claim about a head's cells, tested.
+
+    Attributes:
+        accuracy: of the untouched model.
+        cut: the same with the claimed cells at 0.
+        low: lower end of the 95 % bootstrap interval of ``accuracy - cut``, paired by example.
+        high: upper end.
+        n: examples.
+        cells: cells cut, mean for each example.
+        weight: what they hold of what their rows move, mean over the rows that are cut, 0 to 1; NaN if not measured.
+        controls: the same cut on other cells.
+    """
+
     accuracy: float
     cut: float
     low: float
     high: float
-    random: tuple[float, ...]
-    p_value: float
     n: int
+    cells: float
+    weight: float
+    controls: tuple[Control, ...]
 
     @property
     def drop(self) -> float:
         """What the cut costs."""
         return self.accuracy - self.cut
 
-    @property
-    def random_drop(self) -> float:
-        """What a random cut costs, mean over draws."""
-        return self.accuracy - sum(self.random) / len(self.random)
+    def control(self, name: ControlName) -> Control:
+        """One of the controls; one without draws where it was not made."""
+        absent = Control(name, (), float("nan"), float("nan"), "not made by this version of the comparison")
+        return next((one for one in self.controls if one.name == name), absent)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Cells that a head is said to use, and what cutting them does.
+
+    Attributes:
+        head: ``L0H1``.
+        cells: ``offset 1``, ``match +1``, ``first token``.
+        weight: mean weight of these cells in the moved view, as the head's profile has it.
+        share: in the share view.
+        check: what cutting them does, beside cutting others.
+    """
+
+    head: str
+    cells: str
+    weight: float
+    share: float
+    check: CutCheck
+
+
+@dataclass(frozen=True)
+class LengthScore:
+    """Accuracy on texts of one length, or why there is none.
+
+    Attributes:
+        accuracy: mean over examples with an interval; NaN where there is none.
+        reason: why there is none; empty where there is one.
+    """
+
+    accuracy: Interval
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,13 +146,13 @@ class ModelReport:
         variant: of the registry.
         seed: of its training.
         kind: how its M comes about (of the first layer's mixer).
-        accuracy: share of right answers, with an interval over examples.
+        accuracy: as the task judges answers, with an interval over examples.
         n: examples.
         state_size: numbers kept to read one more token after a text of the task.
         parameters: trained numbers.
         heads: every head.
         claims: cells tested.
-        lengths: accuracy on texts of other lengths; NaN where the model cannot read them.
+        lengths: accuracy on texts of other lengths.
     """
 
     name: str
@@ -108,4 +165,4 @@ class ModelReport:
     parameters: int
     heads: tuple[HeadProfile, ...]
     claims: tuple[Claim, ...]
-    lengths: Mapping[int, Interval]
+    lengths: Mapping[int, LengthScore]

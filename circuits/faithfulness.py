@@ -195,18 +195,7 @@ def check_circuit(
     """
     if not heads:
         raise TaskError("an empty circuit has nothing to check: pass at least one head.")
-    generator, circuit = np.random.default_rng(seed), runs.heads_of([heads])[0]
-    everything = np.ones_like(circuit)
-    removed = [runs.heads_of([[head]])[0] for head in heads]
-    chosen = [circuit & (generator.random(circuit.shape) < 0.5) for _ in range(subsets)]
-    drawn = [top_parts(generator.permutation(circuit.size), len(set(heads)), everything) for _ in range(random_draws)]
-    groups = [
-        [circuit, ~circuit, ~everything],
-        [circuit & ~head for head in removed],
-        [circuit & ~part for part in chosen],
-        [~part for part in chosen],
-        drawn,
-    ]
+    groups = _judged_sets(runs, heads, subsets=subsets, random_draws=random_draws, seed=seed)
     (alone, left, empty), without, inner, outer, randoms = _run_groups(runs, groups)
     full = runs.full()
     gap = float(full.mean() - empty.mean())
@@ -232,6 +221,24 @@ def mean_spread(values: Float[np.ndarray, " example"], *, seed: int, resamples: 
     """A mean over prompts with its bootstrap interval."""
     found = bootstrap_scalar(values, generator=np.random.default_rng(seed), resamples=resamples)
     return Spread(found.mean, found.low, found.high, len(values), seed, resamples)
+
+
+def _judged_sets(
+    runs: CircuitRuns, heads: Sequence[Head], *, subsets: int, random_draws: int, seed: int
+) -> list[list[Bool[np.ndarray, "layer head"]]]:
+    """The circuit, all but it and nothing; it without each head; without each K; all heads but K; random sets."""
+    generator, circuit = np.random.default_rng(seed), runs.heads_of([heads])[0]
+    everything = np.ones_like(circuit)
+    removed = [runs.heads_of([[head]])[0] for head in heads]
+    chosen = [circuit & (generator.random(circuit.shape) < 0.5) for _ in range(subsets)]
+    drawn = [top_parts(generator.permutation(circuit.size), len(set(heads)), everything) for _ in range(random_draws)]
+    return [
+        [circuit, ~circuit, ~everything],
+        [circuit & ~head for head in removed],
+        [circuit & ~part for part in chosen],
+        [~part for part in chosen],
+        drawn,
+    ]
 
 
 def _run_groups(

@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from circuits.ground_truth import GroundTruth
-from headscope.errors import UnknownNameError
 from headscope.heads import Head
 
 Node = tuple[int, int | None]
@@ -176,17 +175,11 @@ _SAME_MODEL = {
 }
 
 
-def known_circuit(model: str, task: str) -> GroundTruth:
-    """The published circuit of a model for a task.
+def known_circuit(model: str, task: str) -> GroundTruth | None:
+    """The published circuit of a model for a task; None if none was published, or none is written down here.
 
     Args:
         model: as the catalogue or the hub call it.
         task: name of the task.
-
-    Raises:
-        UnknownNameError: if none was published, or none is written down here.
     """
-    key = (_SAME_MODEL.get(model, model), task)
-    if key not in KNOWN:
-        raise UnknownNameError.of("published circuit", " ".join(key), [" ".join(known) for known in KNOWN])
-    return KNOWN[key]
+    return KNOWN.get((_SAME_MODEL.get(model, model), task))

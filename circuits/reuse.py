@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from circuits.circuit_scores import CircuitScores
 from circuits.evaluation.pruning import rank_parts, top_parts
 from headscope.errors import TaskError
+from headscope.statistics import holm
 
 
 @dataclass(frozen=True)
@@ -122,11 +123,6 @@ def overlap_p(a: Bool[np.ndarray, "layer head"], b: Bool[np.ndarray, "layer head
 def _holm(p_value: Float[np.ndarray, "task task"]) -> Float[np.ndarray, "task task"]:
     """Step-down correction over the pairs, each counted once."""
     rows = np.triu_indices(len(p_value), 1)
-    values = p_value[rows]
-    order = np.argsort(values)
-    steps = np.maximum.accumulate(values[order] * (len(values) - np.arange(len(values))))
     found = np.full_like(p_value, np.nan)
-    corrected = np.empty_like(values)
-    corrected[order] = np.minimum(steps, 1.0)
-    found[rows] = corrected
+    found[rows] = holm(p_value[rows].tolist())
     return np.where(np.isnan(found), found.T, found)

@@ -6,7 +6,7 @@ import re
 
 from circuits.evaluation.truth import Truth
 from circuits.graph import Graph
-from circuits.known_circuits import KNOWN
+from circuits.known_circuits import known_circuit
 from headscope.heads import Head
 from headscope.models.planted import CIRCUIT_KINDS, PlantedModel, build_planted
 from headscope.models.protocol import HookedModel
@@ -24,8 +24,9 @@ def known_truths(model: HookedModel, task: str, graph: Graph) -> list[Truth]:
         task: name of the task.
         graph: the model's.
     """
-    if (model.name, task) in KNOWN:
-        return Truth.known(KNOWN[model.name, task], graph)
+    published = known_circuit(model.name, task)
+    if published is not None:
+        return Truth.known(published, graph)
     kind, _, name = model.name.partition(":")
     if kind == "trained" and name == task == "ioi":
         return [Truth.of_heads("trained-in circuit", graph, CIRCUIT.values())]

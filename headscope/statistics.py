@@ -222,6 +222,15 @@ def jaccard(a: AbstractSet[Hashable], b: AbstractSet[Hashable]) -> float:
     return len(a & b) / len(a | b) if a | b else float("nan")
 
 
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's step-down correction of several p values: the chance of any false alarm among them (Holm 1979)."""
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values)
+    found = np.empty_like(values)
+    found[order] = np.minimum(np.maximum.accumulate(values[order] * (len(values) - np.arange(len(values)))), 1.0)
+    return tuple(map(float, found))
+
+
 def _at_once(n: int) -> int:
     """How many resamples of n examples are held in memory together."""
     return max(1, _COUNTS_AT_ONCE // max(n, 1))

@@ -28,17 +28,18 @@ class TrainingProbe:
         mixing: profiles and pictures of every head.
         own: the measures of the task: dormant heads on Bigram-Backcopy, progress measures of in-context
             classification, weights and answers of linear regression; None where it has none.
+        measured: examples of each batch that ``own`` looks at.
     """
 
     mixing: MixingCurve
     own: Probe | None
+    measured: int
 
     @classmethod
     def of(cls, task: SyntheticTask[Any], *, n: int, seed: int, device: torch.device) -> TrainingProbe:
-        """On ``n`` examples of a task, drawn with ``seed``."""
-        return cls(
-            MixingCurve.of(task, n=n, seed=seed, device=device), _own(task, n=16 * n, seed=seed + 1, device=device)
-        )
+        """Heads on ``n`` examples of a task, drawn with ``seed``; its own measures on 16 times as many others."""
+        mixing, measured = MixingCurve.of(task, n=n, seed=seed, device=device), 16 * n
+        return cls(mixing, _own(task, n=measured, seed=seed + 1, device=device), measured)
 
     def __call__(self, model: Decoder, step: int) -> Mapping[str, float]:
         """The numbers of both, whose names differ."""

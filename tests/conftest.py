@@ -24,9 +24,13 @@ from headscope.heads import HeadScores, ScoreDefinition
 from headscope.runs import ModelRecord, RunWriter
 
 if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import WorkStealingScheduling
+
     from headscope.models.bridged import BridgedModel
     from headscope.tasks.contrast import ContrastBatch
 
+gc.disable()  # until everything is collected: next to nothing of what imports make is garbage
 os.environ["HF_HUB_OFFLINE"] = "1"  # before any test module imports the hub's client
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: threads that wait must not spin
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -125,6 +129,14 @@ def no_network() -> Generator[None, None, None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> WorkStealingScheduling | None:
+    """Neighbours stay on one worker, which so builds once what they share; one that is done takes from the others."""
+    from xdist.scheduler import WorkStealingScheduling
+
+    return WorkStealingScheduling(config, log) if config.getvalue("dist") == "load" else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what is marked ``gpu`` on a machine without a CUDA device."""
     wanting = [item for item in items if item.get_closest_marker("gpu")]
@@ -141,6 +153,7 @@ def pytest_collection_finish() -> None:
     """What is imported by now stays: walks of the garbage collector over it took a quarter of the tests' time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_unconfigure() -> None:

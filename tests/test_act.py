@@ -96,6 +96,11 @@ def first_call(model: BridgedModel, tokens: Tensor) -> AttentionCall:
     return calls[0]
 
 
+def for_lengths(policy: Act, lengths: int | Tensor) -> Act:
+    """The same for texts of these lengths."""
+    return Act(policy.settings, policy.heads, lengths=lengths)
+
+
 def patterns_under(model: BridgedModel, policy: Act, tokens: Tensor) -> list[Tensor]:
     found = list[Tensor]()
     with torch.no_grad(), applied(model, policy), tap(model.plain, reader=lambda call: found.append(call.pattern)):  # type: ignore[arg-type]
@@ -223,7 +228,7 @@ def test_texts_of_a_batch_have_sinks_of_their_own(tiny: Tiny, told: bool) -> Non
     model, settings = tiny("llama"), act(alpha=1.5)
     tokens, policy = tokens_of(model, 3), Act.build(model, settings)
     lengths = [SIZE, PROMPT, 11]
-    together = logits_under(model, policy.for_lengths(torch.tensor(lengths)) if told else policy, tokens)
+    together = logits_under(model, for_lengths(policy, torch.tensor(lengths)) if told else policy, tokens)
     gaps = []
     for text, length in enumerate(lengths):
         alone = logits_under(model, policy, tokens[text : text + 1, :length])
@@ -234,7 +239,7 @@ def test_texts_of_a_batch_have_sinks_of_their_own(tiny: Tiny, told: bool) -> Non
 def test_decoding_keeps_the_sinks_of_the_prompt(tiny: Tiny) -> None:
     model = tiny("llama")
     tokens, policy = tokens_of(model), Act.build(model, act(alpha=1.5))
-    whole = logits_under(model, policy.for_lengths(PROMPT), tokens)
+    whole = logits_under(model, for_lengths(policy, PROMPT), tokens)
     for pieces in ((PROMPT, *[1] * (SIZE - PROMPT)), (PROMPT, 3, SIZE - PROMPT - 3)):
         assert (logits_under(model, policy, tokens, pieces) - whole).abs().max() < TOLERANCE
     assert (logits_under(model, policy, tokens) - whole).abs().max() > 1e-3
@@ -266,9 +271,9 @@ def test_what_cannot_be_is_refused(tiny: Tiny) -> None:
     model = tiny("llama")
     tokens, policy = tokens_of(model), Act.build(model, act())
     with pytest.raises(UnsupportedError, match="first call reads 24"):
-        logits_under(model, policy.for_lengths(SIZE + 1), tokens)
+        logits_under(model, for_lengths(policy, SIZE + 1), tokens)
     with pytest.raises(UnsupportedError, match="sinks of 2 texts"):
-        logits_under(model, policy.for_lengths(torch.tensor([3, 4, 5])), tokens)
+        logits_under(model, for_lengths(policy, torch.tensor([3, 4, 5])), tokens)
     with pytest.raises(ConfigError, match="no layer is left"):
         Act.build(model, ActSettings())
     with pytest.raises(HeadIndexError, match="L9H0 does not exist"):

@@ -23,7 +23,7 @@ from app.settings import ServerSettings
 from app.site import Site, View
 from app.views.boards import board_tables
 from app.views.calibration import SINKS, CalibrationRun, Key
-from app.views.calibration_arms import ARMS, CHANGED, Effect, holm, mean_change, outcome_of, p_among_random
+from app.views.calibration_arms import ARMS, CHANGED, Effect, mean_change, outcome_of, p_among_random
 from app.views.calibration_heads import expected_jaccard, head_agreements, pooled_agreement, times_chosen
 from app.views.calibration_maps import chosen_maps, sink_maps
 from app.views.calibration_sinks import PLACES, class_rows, sink_tokens
@@ -43,7 +43,7 @@ from circuits.calibration.results import (
 from headscope.errors import UnknownNameError, UnsupportedError
 from headscope.heads import Head
 from headscope.runs import ModelRecord, Run, RunWriter
-from headscope.statistics import Interval, mcnemar_p
+from headscope.statistics import Interval, holm, mcnemar_p
 
 N, SEEDS = 40, (3, 4)
 HEADS = {

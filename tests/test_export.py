@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from app.views.arm_export import arms_csv, has_arms
+from app.views.arm_export import arms_of, has_arms
 from app.views.export import COLUMNS, export_meta, export_rows, to_csv, to_json, to_parquet
 from headscope.errors import ConfigError
 from headscope.heads import HeadScores
@@ -78,7 +78,7 @@ def test_text_that_a_spreadsheet_would_run_is_quoted_and_numbers_are_not(
 def test_arms_are_refused_of_a_run_that_has_none(run: Run) -> None:
     assert not has_arms(run)
     with pytest.raises(ConfigError, match=r"is of the kind 'score' and has no arms.*Leave out --what"):
-        arms_csv(run)
+        arms_of(run)
 
 
 def test_run_without_any_score_yet_exports_no_rows(tmp_path: Path, start_tiny_run: Callable[[Path], RunWriter]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from circuits.graph import Graph
 from circuits.ground_truth import GroundTruth
 from circuits.known_circuits import KNOWN, known_circuit
-from headscope.errors import HeadIndexError, UnknownNameError
+from circuits.truths import known_truths
+from headscope.errors import HeadIndexError
 from headscope.heads import Head
+from headscope.models.protocol import HookedModel
 
 GPT2 = Graph(12, 12, 12)
 GRAPHS = {"gpt2": GPT2, "attn-only-4l": Graph(4, 8, 8)}
@@ -27,7 +30,7 @@ every_circuit = pytest.mark.parametrize("key", list(KNOWN), ids=" ".join)
 def test_a_circuit_has_as_many_heads_and_mlps_as_its_paper_counts(
     key: tuple[str, str], heads: int, mlps: int | None
 ) -> None:
-    circuit = known_circuit(*key)
+    circuit = KNOWN[key]
     assert len(circuit.heads) == sum(map(len, circuit.roles.values())) == heads, "no head has two roles"
     assert (None if circuit.mlps is None else len(circuit.mlps)) == mlps
     assert circuit.kind == "published"
@@ -57,7 +60,7 @@ def test_every_head_reads_something_and_is_heard(key: tuple[str, str]) -> None:
 
 
 def test_edges_of_the_docstring_circuit_are_those_of_acdc_without_the_13_inside_heads() -> None:
-    edges = known_circuit("attn-only-4l", "docstring").edges
+    edges = KNOWN["attn-only-4l", "docstring"].edges
     assert edges is not None
     assert len(edges) == 37 - 13
     named = {("L0H5", "L1KV4.v"), ("L0H5", "L2H0.q"), ("L1H4", "L2KV0.v"), ("L1H4", "L3H6.q"), ("L1H2", "L3KV0.k")}
@@ -65,7 +68,7 @@ def test_edges_of_the_docstring_circuit_are_those_of_acdc_without_the_13_inside_
 
 
 def test_groups_expand_to_single_heads_in_the_order_of_layers() -> None:
-    edges = known_circuit("gpt2", "ioi").edges
+    edges = KNOWN["gpt2", "ioi"].edges
     assert edges is not None
     assert ("L3H0", "L7KV3.k") in edges
     assert ("L8H6", "L9H9.q") in edges
@@ -75,7 +78,7 @@ def test_groups_expand_to_single_heads_in_the_order_of_layers() -> None:
 
 
 def test_the_greater_than_circuit_runs_through_mlps() -> None:
-    edges = known_circuit("openai-community/gpt2", "greater-than").edges
+    edges = KNOWN["gpt2", "greater-than"].edges
     assert edges is not None
     assert {("L0H1", "L0.mlp"), ("L3.mlp", "L5H5.q"), ("L9H1", "L9.mlp"), ("L11.mlp", "output")} <= edges
     assert ("L9H1", "L8.mlp") not in edges, "MLP 8 comes before"
@@ -83,16 +86,23 @@ def test_the_greater_than_circuit_runs_through_mlps() -> None:
 
 def test_a_circuit_of_another_model_is_refused() -> None:
     with pytest.raises(HeadIndexError, match=r"gpt2 ioi has the head L\d+H\d+, and the model has 4 layers of 8 heads"):
-        known_circuit("gpt2", "ioi").labels(Graph(4, 8, 8))
+        KNOWN["gpt2", "ioi"].labels(Graph(4, 8, 8))
     with pytest.raises(HeadIndexError, match="which this model cannot have"):
-        known_circuit("gpt2", "ioi").edge_labels(Graph(12, 12, 4))
+        KNOWN["gpt2", "ioi"].edge_labels(Graph(12, 12, 4))
 
 
-def test_a_circuit_that_nobody_published_is_refused_with_those_there_are() -> None:
-    with pytest.raises(
-        UnknownNameError, match=r"no published circuit is called 'gpt2 docstring'.*attn-only-4l docstring"
-    ):
-        known_circuit("gpt2", "docstring")
+@pytest.mark.parametrize("name", ["gpt2", "gpt2-small", "openai-community/gpt2"])
+def test_a_model_has_its_published_circuit_by_every_name_of_it(name: str) -> None:
+    assert known_circuit(name, "ioi") is KNOWN["gpt2", "ioi"]
+    model = Mock(spec=HookedModel, revision="main")
+    model.name = name
+    found = known_truths(model, "ioi", GPT2)
+    assert [truth.unit for truth in found] == ["head", "edge"]
+
+
+def test_a_circuit_that_nobody_published_is_none() -> None:
+    assert known_circuit("gpt2", "docstring") is None
+    assert known_circuit("gpt2-large", "ioi") is None
 
 
 def test_unknown_edges_have_no_labels() -> None:

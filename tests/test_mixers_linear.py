@@ -106,14 +106,13 @@ def test_many_sines_and_cosines_are_a_gaussian_kernel_of_unit_vectors() -> None:
     call = given()
     query, key = normalize(call.query, dim=-1), normalize(call.key, dim=-1)
     kernel = (-torch.cdist(query, key).square() / 2).exp().tril()
-    found = matrix(built("random-features", features="fourier", count=16384), call)
+    found = matrix(built("fourier-features", count=16384), call)
     assert distance(found, kernel / kernel.sum(-1, keepdim=True)) < 0.02
 
 
 def test_a_constant_gate_is_a_constant_decay() -> None:
     call, keep = given(), 0.8
-    gated = built("gated-random-features", features="positive")
-    plain = built("random-features", features="positive")
+    gated, plain = (built(kind, count=512) for kind in ("gated-fourier-features", "fourier-features"))
     gated.directions.copy_(plain.directions)
     forget = torch.full((1, HEADS, LENGTH), keep, dtype=torch.float64)
     weights = matrix(plain, call) * keep ** call.offsets.clamp_min(0).double()
@@ -123,7 +122,7 @@ def test_a_constant_gate_is_a_constant_decay() -> None:
 
 def test_a_gate_that_forgets_all_leaves_the_token_itself() -> None:
     forget = torch.full((1, HEADS, LENGTH), 1e-12, dtype=torch.float64)
-    found = matrix(built("gated-random-features"), replace(given(), gates={"forget": forget}))
+    found = matrix(built("gated-fourier-features"), replace(given(), gates={"forget": forget}))
     assert distance(found, torch.eye(LENGTH)) < 1e-6
 
 
@@ -380,7 +379,8 @@ UNUSUAL: list[tuple[str, dict[str, Any]]] = [
     ("taylor", {"polynomial": "square", "inputs": "unit"}),
     ("hedgehog", {"width": 3}),
     ("random-features", {"count": 7}),
-    ("gated-random-features", {"features": "fourier", "count": 7}),
+    ("fourier-features", {"count": 7}),
+    ("gated-fourier-features", {"count": 7}),
     ("relative-features", {"count": 3}),
     ("retention", {"decay": "layered", "rotation": "pairs"}),
     ("retention", {"features": "silu", "rotation": "first_layer"}),
@@ -430,6 +430,15 @@ def test_other_settings_and_unequal_widths_agree_with_the_naive_twin(kind: str, 
 def test_a_text_longer_than_the_context_is_refused(kind: str) -> None:
     with pytest.raises(UnsupportedError, match="n_ctx 8"):
         built(kind).mix(given(causal=kind == "cosformer", length=9))
+
+
+def test_decoding_refuses_the_token_after_the_context() -> None:
+    mixer, call = built("cosformer"), given(length=9)
+    state = mixer.start(call.token(0))
+    for at in range(8):
+        _, state = mixer.step(state, call.token(at))
+    with pytest.raises(UnsupportedError, match=r"n_ctx 8, and the text has 9 tokens: give a shorter text"):
+        mixer.step(state, call.token(8))
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from app.server import create_app
 from app.settings import ServerSettings
 from app.site import Site, View
 from app.views.circuit_graph import MOST_EDGES
+from app.views.circuit_sizes import sizes_of, stops_of
 from app.views.numbers import fixed
 from circuits.circuit_scores import CircuitScores
 from circuits.evaluation import FaithfulnessCurve
@@ -394,13 +395,15 @@ def test_the_ranking_reaches_method_against_method(demo: Site) -> None:
 
 def test_the_slider_stops_only_where_the_circuit_grows(demo: Site, site: Site, run: Run) -> None:
     found = circuit_run(demo, demo_run(demo, "smollm2"))
-    sizes = [found.sizes("patching", "head", "signed")[1][stop] for stop in found.stops("patching", "head", "signed")]
+    sizes = [
+        sizes_of(found, "patching", "head", "signed")[1][stop] for stop in stops_of(found, "patching", "head", "signed")
+    ]
     assert sizes == [1, 2, 5, 13, 27, 54, 135, 270]
     mine = circuit_run(site, run.manifest.id)
-    assert mine.stops("eap", "head", "signed") == [6, 7, 8, 9]
+    assert stops_of(mine, "eap", "head", "signed") == [6, 7, 8, 9]
     assert choose(site, CircuitState(run=run.manifest.id, step=0)).size == 1
     left = stored_curve(run, "eap", "edge-signed").connected
-    assert all(left[stop] > 0 for stop in mine.stops("eap", "edge", "signed"))
+    assert all(left[stop] > 0 for stop in stops_of(mine, "eap", "edge", "signed"))
 
 
 def test_circuits_of_edges_open_at_few_edges(demo: Site) -> None:

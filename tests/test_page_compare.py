@@ -19,7 +19,8 @@ from app.pages.compare_panels import CompareState
 from app.server import create_app
 from app.settings import ServerSettings
 from app.site import Site, View
-from app.views.comparison import compare, comparison_table, depth_shares
+from app.views.comparison import compare, comparison_table
+from app.views.depth import depth_shares
 from headscope.errors import UnsupportedError
 from headscope.heads import Head, HeadScores
 from headscope.runs import ModelRecord, Run, RunWriter

@@ -10,7 +10,8 @@ import pytest
 from app.demo import shipped_runs
 from app.frame.panels import content_of
 from app.pages import PAGES
-from app.pages.heads import PAGE, HeadsState
+from app.pages.heads import PAGE
+from app.pages.heads_state import HeadsState
 from app.server import create_app
 from app.settings import ServerSettings
 from app.site import Site, View

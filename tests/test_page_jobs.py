@@ -24,7 +24,7 @@ from app.forms import COMMANDS, fields_of, find_command
 from app.jobs.records import Job, JobError, JobProgress
 from app.jobs.store import JobStore
 from app.pages import job_form, job_list
-from app.pages.jobs import JobsState
+from app.pages.jobs import PAGE, JobsState
 from app.server import create_app
 from app.settings import ServerSettings
 from app.site import Site
@@ -208,6 +208,18 @@ def test_the_state_takes_every_command_and_nothing_else() -> None:
     state, refused = JobsState.read({"command": "rm -rf", "model": "m" * 501})
     assert state == JobsState()
     assert len(refused) == 2
+
+
+@pytest.mark.parametrize("command", [form.name for form in COMMANDS])
+def test_the_address_chooses_the_one_form_that_is_shown_and_fills_in_its_model(command: str, site: Site) -> None:
+    state, _ = JobsState.read({"command": command, "model": "planted:sink"})
+    parts = [part for one in PAGE.layout(site, state) for part in flat(one)]
+    forms = {part.id: part for part in parts if str(getattr(part, "id", "")).startswith("jobs-form-")}
+    assert set(forms) == {f"jobs-form-{form.name}" for form in COMMANDS}
+    assert [id for id, form in forms.items() if not getattr(form, "hidden", False)] == [f"jobs-form-{command}"]
+    models = [part.value for part in parts if getattr(part, "id", None) == job_form.field_id(command, "model")]
+    assert set(models) <= {"planted:sink"}
+    assert bool(models) == ("model" in find_command(command).config.model_fields)
 
 
 def test_the_running_server_starts_what_waits_one_after_the_other_and_stops_when_closed(

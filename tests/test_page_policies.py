@@ -12,7 +12,8 @@ import pytest
 
 from app.frame.page import Content
 from app.frame.panels import content_of
-from app.pages.policies import PAGE, _layout, _map_of
+from app.pages.policies import PAGE, _layout
+from app.pages.policies_choices import shown_map
 from app.pages.policies_state import PoliciesState, choose, chosen_arm
 from app.server import create_app
 from app.settings import ServerSettings
@@ -129,7 +130,7 @@ def test_a_state_left_open_is_filled_in(site: Site, folder: Path) -> None:
     arm = chosen_arm(found, PoliciesState())
     assert arm is not None
     assert (arm.rule, arm.share) == ("retrieval", 0.5)
-    assert _map_of(found, PoliciesState(rule="random 1")) == ("random 1", "0.5")
+    assert shown_map(found, PoliciesState(rule="random 1")) == ("random 1", "0.5")
     layout = str(_layout(site, PoliciesState()))
     assert all(f"policies-{field}" in layout for field in PAGE.fields)
 

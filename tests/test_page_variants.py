@@ -14,6 +14,7 @@ from app.frame.panels import content_of
 from app.pages import PAGES
 from app.pages.variants import PAGE, _layout
 from app.pages.variants_choices import head_options, model_options, steps_text
+from app.pages.variants_measures import measure_options, place_options
 from app.pages.variants_state import VariantsState, drawn, start
 from app.server import create_app
 from app.settings import ServerSettings
@@ -24,8 +25,10 @@ from headscope.runs import ModelRecord
 from tests.variant_runs import HEADS, LAYERS, SWEEP, write_compare, write_train
 
 PANELS = [panel.name for panel in PAGE.panels]
-OF_TRAIN = ("short", "curves", "recall", "rates", "cells", "matrices", "profiles", "growth")
-OF_COMPARE = ("verdict", "census", "claims", "lengths")
+OF_TRAIN = (
+    "short", "curves", "recall", "measures", "rates", "every_rate", "cells", "matrices", "profiles", "growth",
+)  # fmt: skip
+OF_COMPARE = ("verdict", "roles", "census", "claims", "lengths")
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +107,50 @@ def test_curves_are_those_of_the_width_and_the_variants_asked_for(site: Site) ->
     assert "widths of this run: 8, 16" in notice[1]
 
 
+def test_a_measure_of_the_task_is_chosen_by_name_and_place(site: Site) -> None:
+    state = start(site, VariantsState())
+    assert [one["value"] for one in measure_options(site, state)] == [
+        "share.first.other", "residual_norm.first", "risk.markov", "made_up.number",
+    ]  # fmt: skip
+    assert [one["value"] for one in place_options(site, state)] == ["L0H0", "L0H1", "L1H0", "L1H1"]
+    content = show(site, "measures", task_measure="residual_norm.first", place="L0", width=8, shown=("linear",))
+    rows = records(content)
+    assert {(row["variant"], row["place"]) for row in rows} == {("linear", "L0")}
+    assert [(row["step"], row["mean"]) for row in rows] == [
+        (step, pytest.approx(1.2 + step / 1000)) for step in (0, 50, 100)
+    ]
+    assert "Width 8" in content.caption
+    assert "Drawn: 1 of 2 variants" in content.caption
+    for wrong in ({"task_measure": "risk.markof"}, {"place": "L7"}):
+        assert show(site, "measures", **wrong).notice is not None
+
+
+def test_without_measures_of_the_task_the_panel_is_hidden(tmp_path: Path, tiny_model: ModelRecord) -> None:
+    write_train(tmp_path, tiny_model, pictures=False)
+    site = Site(ServerSettings(root=tmp_path))
+    notice = show(site, "measures").notice
+    assert notice is not None
+    assert "--pictures" in notice[1]
+    assert "id='variants-measures-half', hidden=True" in str(_layout(site, VariantsState()))
+
+
+def test_with_measures_of_the_task_the_panel_is_shown(site: Site) -> None:
+    assert "id='variants-measures-half', hidden=False" in str(_layout(site, VariantsState()))
+
+
+def test_every_rate_of_a_variant_is_drawn(site: Site) -> None:
+    content = show(site, "every_rate", rated="linear", width=8)
+    assert content.figure is not None
+    drawn_means = {trace.name: list(trace.y) for trace in content.figure.data if trace.name}
+    assert drawn_means == {
+        "0.001 (best)": pytest.approx([0.0, 0.2025, 0.405]), "0.01": pytest.approx([0.0, 0.1025, 0.205]),
+    }  # fmt: skip
+    assert len([trace for trace in content.figure.data if not trace.name]) == 2 * SWEEP.seeds
+    assert "0.001: 0.405, 0.01: 0.205" in content.caption
+    assert "softmax, width 16" in show(site, "every_rate").caption
+    assert show(site, "every_rate", rated="delta").notice is not None
+
+
 def test_matrices_follow_step_head_view_and_colours(site: Site) -> None:
     content = show(site, "matrices", head="L1H0", step=0, colours="fit")
     assert content.figure is not None
@@ -170,7 +217,7 @@ def test_the_page_runs_tells_their_findings_and_links_to_the_page(site: Site) ->
         assert f"/report/{run.id}.html" in said[run.kind]
     assert "solved with every seed: softmax" in said["train"]
     assert "/variants?run=" in said["train"]
-    assert "Offset 1: read by a head in 2 of 2" in said["compare"]
+    assert "Previous token (offset 1): 2 of 2 have such a head" in said["compare"]
     assert "/variants?comparison=" in said["compare"]
 
 

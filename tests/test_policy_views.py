@@ -16,9 +16,11 @@ from app.figures.policies import _look, assignment_figure, pareto_figure
 from app.report.build import render_report
 from app.report.policy_sections import policy_sections
 from app.views.boards import board_tables
-from app.views.policies import PolicyRun, load_outcomes
+from app.views.policies import PolicyRun
+from app.views.policy_outcomes import stage_outcomes
 from app.views.policy_points import AXES, curve_key, policy_title, setting_text
 from app.views.policy_tables import arm_table, kind_table, point_table, verdict_table
+from app.views.policy_verdicts import bar_of, pareto_front, verdicts_of, wasteful_curves
 from app.views.policy_words import verdict
 from circuits.policies.results import Arm, Outcome
 from headscope.errors import RunError, UnsupportedError
@@ -121,7 +123,7 @@ def test_reading_a_policies_run_loads_no_torch() -> None:
 
 
 def test_outcomes_come_back_as_they_were_written(found: PolicyRun) -> None:
-    read = load_outcomes(found.run)
+    read = [one for outcomes in stage_outcomes(found.run).values() for one in outcomes]
     assert [curve_key(one.arm) for one in read[:8]] == [curve_key(GOOD[number][0]) for number in GOOD]
     for number, one in enumerate(read[:8]):
         np.testing.assert_array_equal(one.values, outcome(number).values)
@@ -164,43 +166,43 @@ def test_the_front_is_what_no_other_point_beats(found: PolicyRun, task: str, axi
         others = [(p.shares[axis], sign * p.value, p.draws > 0) for p in rivals]  # type: ignore[index]
         if not any(a <= x and b >= y and (drawn or (a, b) != (x, y)) for a, b, drawn in others):
             expected.append(one)
-    assert list(found.front(task, 64, axis)) == expected  # type: ignore[arg-type]
+    assert list(pareto_front(found, task, 64, axis)) == expected  # type: ignore[arg-type]
     assert 0 < len(expected) < len(points)
     regimes = {one.regime for one in expected}
     assert regimes == ({"always", "after the prompt"} if task == "needle" and axis != "bytes" else regimes)
 
 
 def test_random_heads_as_good_and_as_small_take_a_point_off_the_front(found: PolicyRun) -> None:
-    ahead = [one.curve for one in found.front("needle", 64, "bytes")]
+    ahead = [one.curve for one in pareto_front(found, "needle", 64, "bytes")]
     assert ahead == ["snapkv"]
     for number in (4, 5):
         found._stages["needle", 64][number] = replace(outcome(6), arm=GOOD[number][0])
     found._points.clear()
-    assert found.front("needle", 64, "bytes") == ()
+    assert pareto_front(found, "needle", 64, "bytes") == ()
 
 
 def test_the_verdict_is_the_smallest_cache_that_reaches_the_bar(found: PolicyRun) -> None:
-    verdicts = {one.curve: one for one in found.verdicts("needle", 64)}
-    assert found.bar("needle", 64) == pytest.approx(0.95 * 5 / 6)
+    verdicts = {one.curve: one for one in verdicts_of(found, "needle", 64)}
+    assert bar_of(found, "needle", 64) == pytest.approx(0.95 * 5 / 6)
     kept = {curve: one.smallest and one.smallest.shares["bytes"] for curve, one in verdicts.items()}
     assert kept == {"streaming": None, "duo/retrieval": 0.5625, "duo/random": None, "snapkv": 0.25}
     sure = {curve: one.sure is not None for curve, one in verdicts.items()}  # snapkv loses one prompt and gains one
     assert sure == {"streaming": False, "duo/retrieval": False, "duo/random": False, "snapkv": False}
     few = {curve: one.too_few for curve, one in verdicts.items()}  # all six prompts agree: six are too few
     assert few == {"streaming": 0, "duo/retrieval": N, "duo/random": 0, "snapkv": 0}
-    assert found.wasteful("needle", 64, "bytes") == ("top-keys",)
-    assert {one.curve: one.smallest is not None for one in found.verdicts("needle", 64, "keys")}["top-keys"]
+    assert wasteful_curves(found, "needle", 64, "bytes") == ("top-keys",)
+    assert {one.curve: one.smallest is not None for one in verdicts_of(found, "needle", 64, "keys")}["top-keys"]
 
 
 def test_of_a_loss_less_is_better(found: PolicyRun) -> None:
     full = found.full("text", 64)
     assert full is not None
-    assert found.bar("text", 64) == pytest.approx(1.01 * full.value)
+    assert bar_of(found, "text", 64) == pytest.approx(1.01 * full.value)
     found._stages["text", 64] = [replace(one, values=one.values / 1000) for one in found.outcomes("text", 64)]
     found._points.clear()
-    assert found.bar("text", 64) == pytest.approx(full.value / 1000 + 0.01)  # of a small loss 1 % says nothing
+    assert bar_of(found, "text", 64) == pytest.approx(full.value / 1000 + 0.01)  # of a small loss 1 % says nothing
     assert "loss is 0.00299 (n = 6)" in verdict(found, "text", 64)
-    assert {one.curve for one in found.verdicts("text", 64) if one.smallest} == {
+    assert {one.curve for one in verdicts_of(found, "text", 64) if one.smallest} == {
         "streaming", "duo/retrieval", "duo/random", "snapkv",
     }  # fmt: skip
 
@@ -208,7 +210,7 @@ def test_of_a_loss_less_is_better(found: PolicyRun) -> None:
 def test_a_full_cache_that_gets_nothing_right_has_no_verdict(found: PolicyRun) -> None:
     nothing = [replace(one, values=np.zeros(N)) for one in found.outcomes("needle", 64)]
     found._stages["needle", 64] = nothing
-    assert found.verdicts("needle", 64) == ()
+    assert verdicts_of(found, "needle", 64) == ()
     assert "gets nothing right" in verdict(found, "needle", 64)
 
 
@@ -236,7 +238,7 @@ def test_the_tables_have_the_numbers_of_the_points(found: PolicyRun) -> None:
     rows, points = point_table(found, "needle", 64, "bytes").records(), found.points("needle", 64)
     assert [row["value"] for row in rows] == [point.value for point in points]
     assert [row["bytes"] for row in rows] == [point.kv_bytes for point in points]
-    front = found.front("needle", 64, "bytes")
+    front = pareto_front(found, "needle", 64, "bytes")
     assert [row["on_front"] for row in rows] == [point in front for point in points]
     arms = arm_table(found, "needle", 64).records()
     assert [row["value"] for row in arms] == pytest.approx([np.mean(GOOD[number][3]) for number in GOOD])
@@ -257,7 +259,12 @@ def test_the_figure_has_every_point_and_tells_regimes_apart(found: PolicyRun) ->
     curves = {curve: [point for point in points if point.curve == curve] for curve in found.curves}
     full = found.full("needle", 64)
     figure = pareto_figure(
-        curves, order=found.curves, measure="accuracy", full=full, bar=0.79, front=found.front("needle", 64, "bytes")
+        curves,
+        order=found.curves,
+        measure="accuracy",
+        full=full,
+        bar=0.79,
+        front=pareto_front(found, "needle", 64, "bytes"),
     )
     traces = {trace.name: trace for trace in figure.data}
     assert list(traces["StreamingLLM"].x) == [0.125, 0.5]
@@ -343,7 +350,7 @@ def test_sure_is_where_the_interval_of_the_change_stays_within_the_bar(
     values = np.ones(n)
     values[:lost] = 0
     found._stages["needle", 64] = [replace(outcome(0), values=np.ones(n)), replace(outcome(2), values=values)]
-    (one,) = found.verdicts("needle", 64)
+    (one,) = verdicts_of(found, "needle", 64)
     assert one.smallest is not None
     assert (one.sure is not None, one.too_few) == (sure, few)
 

@@ -141,7 +141,7 @@ def test_a_training_that_was_cut_in_the_middle_goes_on_from_its_last_save(
 def test_a_comparison_describes_every_seed_of_the_best_rate(trained: Run, compared: Run) -> None:
     best = {row["variant"]: row["rate"] for row in trained.record("summary")["variants"]}
     stages = [f"{name}.16.{best[name]:g}.{seed}" for name in ("softmax", "delta") for seed in (0, 1)]
-    assert list(compared.manifest.planned) == stages
+    assert list(compared.manifest.planned) == [*stages, "summary"]
     report = compared.record(stages[0])
     assert (report["variant"], report["n"], report["kind"]) == ("softmax", 16, "explicit")
     assert [head["head"] for head in report["heads"]] == ["L0H0", "L1H0"]
@@ -170,6 +170,12 @@ BAD: dict[str, tuple[list[str], str]] = {
         "the variant 'policy-h2o' cannot be trained .*",
     ),
     "no variants": (["train", "mqar", "--variants", ","], "--variants cannot be ',': .*"),
+    "no seeds": (["train", "mqar", "--seeds", "0"], r"Invalid value for '--seeds': .* 1\. See: headscope .*"),
+    "no rates": (["train", "mqar", "--rates", ""], "--rates is empty. Give it a value, or leave it out."),
+    "rate above 1": (["train", "mqar", "--rates", "3"], "the setting 'rates' cannot hold 3.0: .*"),
+    "no width": (["train", "mqar", "--widths", "0"], "the setting 'widths' cannot hold 0: .*"),
+    "width in parts": (["train", "mqar", "--widths", "6.5"], "--widths cannot be '6.5': .*"),
+    "length that does not fit": (["train", "mqar", "--option", "task.length=7"], "settings cannot be .* is odd.*"),
     "rate in words": (["train", "mqar", "--rates", "fast"], "--rates cannot be 'fast': give numbers with commas, .*"),
     "rate of zero": (["train", "mqar", "--rates", "0"], "the setting 'rates' cannot hold 0.0: .*"),
     "option of nothing": (["train", "mqar", "--option", "model.x=1"], "--option cannot be 'model': give task.KEY.*"),
@@ -185,6 +191,14 @@ BAD: dict[str, tuple[list[str], str]] = {
     ),
     "no checkpoints": (["compare", "policy-h2o"], "no variant with checkpoints of mqar is called 'policy-h2o'.*"),
     "unknown checkpoint": (["compare", "checkpoint:nothing"], "no checkpoint is called 'nothing'.*"),
+    "unknown variant to compare": (
+        ["compare", "sofmax"],
+        r"no variant is called 'sofmax'. Did you mean 'softmax'\? List them: headscope variants\.",
+    ),
+    "length of one token": (["compare", "softmax", "--lengths", "1"], "the setting 'lengths' cannot hold 1: .*"),
+    "length in words": (["compare", "softmax", "--lengths", "long"], "--lengths cannot be 'long': .*"),
+    "no cuts": (["compare", "softmax", "--draws", "0"], r"Invalid value for '--draws': .* 1\. See: headscope .*"),
+    "no trainings": (["compare", "softmax", "--seeds", "0"], r"Invalid value for '--seeds': .* 1\. See: headscope .*"),
     "unknown run": (["compare", "softmax", "--run", "nothing"], "no run is called 'nothing'.*"),
 }
 

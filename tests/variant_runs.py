@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from circuits.comparison_results import Claim, HeadProfile, ModelReport
-from headscope.runs import ModelRecord, RunWriter
+from app.views.variant_census import census_record
+from app.views.variant_comparison import CompareRun
+from circuits.comparison_results import Claim, Control, CutCheck, HeadProfile, LengthScore, ModelReport
+from headscope.runs import ModelRecord, Run, RunWriter
 from headscope.statistics import Interval
 from headscope.training.sweep import Cell, SweepConfig
 
@@ -21,6 +23,8 @@ SWEEP = SweepConfig(
 )  # fmt: skip
 STEPS = (0, 50, 100)
 STATE = {"softmax": 512, "linear": 64}
+NOTHING = Interval(float("nan"), float("nan"), float("nan"))
+UNREAD = "the model reads no texts of 12 tokens: its table of positions ends at 8"
 
 
 def held_out(cell: Cell) -> float:
@@ -41,7 +45,7 @@ def curve(cell: Cell) -> list[dict[str, Any]]:
     return [
         {
             "step": step, "loss": 2.0 - step / 100, "accuracy": held_out(cell) * step / last,
-            "train_loss": float("nan"), "probes": probes(step / last),
+            "train_loss": float("nan"), "probes": probes(step / last) | measures(cell, step),
         }
         for step in steps
     ]  # fmt: skip
@@ -63,6 +67,19 @@ def probes(share: float) -> dict[str, float]:
                 found[f"moved.match.1.{name}"] = 0.05 + 0.9 * share
             found |= {f"first_norm.{name}": 1.5, f"row_mass.{name}": 1.0}
     return found
+
+
+def measures(cell: Cell, step: int) -> dict[str, float]:
+    """Of the task: the second seed lies 0.2 above the first, linear 0.1 above softmax, a head 0.01 above the last."""
+    base = 0.2 * cell.seed + 0.1 * (cell.variant == "linear") + step / 1000
+    heads = {
+        f"share.first.other.L{layer}H{head}": base + 0.01 * (HEADS * layer + head)
+        for layer in range(LAYERS)
+        for head in range(HEADS)
+    }
+    norms = {f"residual_norm.first.{place}": 1 + base for place in ("embed", "L0", "L1")}
+    whole = {"made_up.number": -base, "uniform.first.other": 0.07, "risk.markov": 3 - base, "risk.markov_floor": 1.5}
+    return {**whole, **norms, **heads}
 
 
 def matrices(seed: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -106,17 +123,27 @@ def _write_cell(writer: RunWriter, cell: Cell, number: int, pictures: bool) -> N
 
 
 def claim(
-    head: str, cells: str, *, cut: float, low: float, high: float, accuracy: float = 0.9, draws: int = 20
-) -> Claim:
-    """A claim whose random cuts cost from 0 to 0.02."""
+    head: str, cells: str, *, cut: float, low: float, high: float, accuracy: float = 0.9, draws: int = 40,
+    equal: float | None = None,
+) -> Claim:  # fmt: skip
+    """A claim whose random cuts cost from 0 to 0.02; cuts of equal weight cost ``equal``, or there are none."""
     random = tuple(accuracy - 0.02 * draw / max(draws - 1, 1) for draw in range(draws))
-    harmful = sum(one <= cut for one in random)
-    return Claim(head, cells, 0.8, 0.7, accuracy, cut, low, high, random, (1 + harmful) / (1 + draws), 64)
+    alike = () if equal is None else (accuracy - equal,) * draws
+    return Claim(head, cells, 0.8, 0.7, CutCheck(accuracy, cut, low, high, 64, 5.0, 0.75, (
+        Control("random", random, 0.05, p_of(cut, random)),
+        Control("equal weight", alike, 0.74 if alike else 0.2, p_of(cut, alike) if alike else float("nan"),
+                "" if alike else "no other cells of these rows hold as much: 0.20 of what they move, the claimed 0.75"),
+    )))  # fmt: skip
+
+
+def p_of(cut: float, draws: Sequence[float]) -> float:
+    """One-sided p of a cut among draws."""
+    return (1 + sum(one <= cut for one in draws)) / (1 + len(draws))
 
 
 CLAIMS = {
     ("softmax", 0): (
-        claim("L0H1", "offset 1", cut=0.5, low=0.35, high=0.45),
+        claim("L0H1", "offset 1", cut=0.5, low=0.35, high=0.45, equal=0.3),
         claim("L1H0", "match +1", cut=0.895, low=-0.01, high=0.02),
     ),
     ("softmax", 1): (claim("L0H0", "offset 1", cut=0.89, low=0.001, high=0.02),),
@@ -124,13 +151,20 @@ CLAIMS = {
 }
 
 
-def profile(layer: int, head: int, number: int) -> HeadProfile:
-    """A head whose weights say which head it is."""
-    base = 0.01 * (number + 1) + 0.1 * layer + 0.05 * head
+def profile(layer: int, head: int, number: int, claims: Sequence[Claim] = ()) -> HeadProfile:
+    """A head whose weights say which head it is, and which cells it is claimed to read."""
+    base, name = 0.01 * (number + 1) + 0.1 * layer + 0.03 * head, f"L{layer}H{head}"
+    held = {one.cells: {"moved": one.weight, "share": one.share} for one in claims if one.head == name}
     return HeadProfile(
-        head=f"L{layer}H{head}",
-        offsets={view: tuple(base + 0.01 * d for d in range(9)) for view in ("share", "moved")},
-        matches={view: tuple(base / 2 for _ in range(6)) for view in ("share", "moved")},
+        head=name,
+        offsets={
+            view: tuple(held.get(f"offset {d}", {}).get(view, base + 0.01 * d) for d in range(9))
+            for view in ("share", "moved")
+        },
+        matches={
+            view: tuple(held.get(f"match {d:+d}", {}).get(view, base / 2) for d in range(-1, 5))
+            for view in ("share", "moved")
+        },
         first={"share": 0.2, "moved": 0.1},
         first_uniform=0.29,
         first_norm=1.2,
@@ -146,9 +180,12 @@ def report(variant: str, seed: int, number: int, *, kind: str = "explicit") -> M
     return ModelReport(
         name=f"{variant}.8.0.01.{seed}", variant=variant, seed=seed, kind=kind, accuracy=Interval(0.9, 0.85, 0.95),
         n=64, state_size=STATE.get(variant, 1), parameters=1000,
-        heads=tuple(profile(layer, head, number) for layer in range(LAYERS) for head in range(HEADS)),
-        claims=CLAIMS.get((variant, seed), ()),
-        lengths={4: Interval(0.95, 0.9, 1.0), 12: Interval(float("nan"), float("nan"), float("nan"))},
+        claims=CLAIMS.get((variant, seed), ()), heads=tuple(
+            profile(layer, head, number, CLAIMS.get((variant, seed), ()))
+            for layer in range(LAYERS)
+            for head in range(HEADS)
+        ),
+        lengths={4: LengthScore(Interval(0.95, 0.9, 1.0)), 12: LengthScore(NOTHING, UNREAD)},
     )  # fmt: skip
 
 
@@ -159,10 +196,10 @@ def write_compare(
     root: Path, model: ModelRecord, *, reports: Sequence[ModelReport] = REPORTS, most: int | None = None
 ) -> Path:
     """A compare run; with ``most`` it is left unfinished after so many models."""
-    config = {"models": ["softmax", "linear"], "examples": 64, "draws": 20, "lengths": [4, 12], "run": None}
+    config = {"models": ["softmax", "linear"], "examples": 64, "draws": 40, "lengths": [4, 12], "run": None}
     with RunWriter.create(
         root, kind="compare", model=model, config=config, command="headscope compare made-up", seed=0,
-        planned=[one.name for one in reports], card=None,
+        planned=[*(one.name for one in reports), "summary"], card=None,
     ) as writer:  # fmt: skip
         for number, one in enumerate(reports[:most]):
             tensors = {
@@ -170,4 +207,6 @@ def write_compare(
                 "tokens": np.arange(LENGTH) + 10, "targets": np.arange(LENGTH),
             }  # fmt: skip
             writer.save_record(one.name, asdict(one), tensors=tensors, seconds=0.1)
+        if most is None:
+            writer.save_record("summary", census_record(CompareRun(Run.open(writer.path, verify=False))), seconds=0.0)
     return next(root.glob(f"{writer.path.name.removesuffix('.tmp')}*"))

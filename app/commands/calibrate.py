@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, settings_of, split, start
+from app.commands.request import settings_of, split, start, went_on
 
 
 def calibrate(
@@ -48,9 +48,7 @@ def calibrate(
     resume: ResumeOption = None,
 ) -> None:
     """Calibrate attention sinks of MODEL (ACT) into a run folder; its path is the last line printed."""
-    check_options(context)
-    if resume is not None:
-        typer.echo(go_on("app.calibrate_run:resume_calibration", resume, Path(out)))
+    if went_on(context, "app.calibrate_run:resume_calibration", resume, Path(out)):
         return
     asked: dict[str, Any] = {
         "model": model,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, MethodSettings, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, named_options, settings_of, split, start
+from app.commands.request import named_options, settings_of, split, start, went_on
 
 
 def circuit(
@@ -36,9 +36,7 @@ def circuit(
     resume: ResumeOption = None,
 ) -> None:
     """Find the circuit of a task in MODEL into a run folder; its path is the last line printed."""
-    check_options(context)
-    if resume is not None:
-        typer.echo(go_on("app.circuit_run:resume_circuit", resume, Path(out)))
+    if went_on(context, "app.circuit_run:resume_circuit", resume, Path(out)):
         return
     asked: dict[str, Any] = {
         "model": model,

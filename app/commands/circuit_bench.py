@@ -9,7 +9,7 @@ import typer
 
 from app.commands.circuit import method_options, named_methods
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, MethodSettings, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, numbers, settings_of, split, start
+from app.commands.request import numbers, settings_of, split, start, went_on
 
 
 def circuit_bench(
@@ -42,9 +42,7 @@ def circuit_bench(
     resume: ResumeOption = None,
 ) -> None:
     """Put circuit methods on one scoreboard for MODEL, in a run folder; its path is the last line printed."""
-    check_options(context)
-    if resume is not None:
-        typer.echo(go_on("app.bench_run:resume_bench", resume, Path(out)))
+    if went_on(context, "app.bench_run:resume_bench", resume, Path(out)):
         return
     asked: dict[str, Any] = {
         "model": model,

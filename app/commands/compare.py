@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, numbers, settings_of, start
+from app.commands.request import numbers, settings_of, start, went_on
 
 
 def compare(
@@ -24,7 +24,7 @@ def compare(
     task: Annotated[str, typer.Option(help="Which shipped checkpoints of a variant.")] = "mqar",
     seeds: Annotated[int, typer.Option(min=1, help="At most so many trainings of each variant.")] = 3,
     examples: Annotated[int, typer.Option(min=2, help="Fresh examples.")] = 128,
-    draws: Annotated[int, typer.Option(min=1, help="Random cuts beside each claim.")] = 20,
+    draws: Annotated[int, typer.Option(min=1, help="Cuts of other cells beside each claim, of each control.")] = 40,
     lengths: Annotated[str, typer.Option(metavar="A,B", help="Other lengths of the text to score on.")] = "",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the examples and cuts.")] = 0,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting.")] = None,
@@ -32,9 +32,7 @@ def compare(
     resume: ResumeOption = None,
 ) -> None:
     """Compare trained variants: their heads, what cutting them does, accuracy, state; prints the run's folder."""
-    check_options(context)
-    if resume is not None:
-        typer.echo(go_on("app.compare_run:resume_compare", resume, Path(out)))
+    if went_on(context, "app.compare_run:resume_compare", resume, Path(out)):
         return
     from app.compare_config import CompareConfig
 

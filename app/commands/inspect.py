@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, settings_of, split, start
+from app.commands.request import settings_of, split, start, went_on
 
 
 def inspect(
@@ -42,9 +42,7 @@ def inspect(
     resume: ResumeOption = None,
 ) -> None:
     """Capture what every head of MODEL does into a run folder; its path is the last line printed."""
-    check_options(context)
-    if resume is not None:
-        typer.echo(go_on("app.inspection:resume_inspection", resume, Path(out)))
+    if went_on(context, "app.inspection:resume_inspection", resume, Path(out)):
         return
     asked: dict[str, Any] = {
         "model": model,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, named_options, numbers, settings_of, split, start
+from app.commands.request import named_options, numbers, settings_of, split, start, went_on
 
 _POLICIES = (
     "streaming, lm-infinite, duo, razor, moa, h2o, tova, d2o, snapkv, attention-gate, recycled; keeping all keys: "
@@ -70,9 +70,7 @@ def policies(
     resume: ResumeOption = None,
 ) -> None:
     """Run MODEL under cache policies into a run folder; its path is the last line printed."""
-    check_options(context)
-    if resume is not None:
-        typer.echo(go_on("app.policies_run:resume_policies", resume, Path(out)))
+    if went_on(context, "app.policies_run:resume_policies", resume, Path(out)):
         return
     asked: dict[str, Any] = {
         "model": model,

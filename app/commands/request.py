@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 
-def check_options(context: typer.Context) -> None:
+def _check_options(context: typer.Context) -> None:
     """Refuse empty values, which a shell makes of unset variables, and options that a resumed run cannot obey."""
     from headscope.errors import ConfigError
 
@@ -100,6 +100,21 @@ def named_options(given: list[str], form: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+def went_on(context: typer.Context, place: str, resume: str | None, root: Path) -> bool:
+    """Whether ``--resume`` names a run: it is then gone on with, and its path printed. The options are checked first.
+
+    Args:
+        context: of the command.
+        place: ``module:function`` that goes on with a run.
+        resume: the run that ``--resume`` names.
+        root: folder that holds the runs.
+    """
+    _check_options(context)
+    if resume is not None:
+        typer.echo(_go_on(place, resume, root))
+    return resume is not None
+
+
 def start(place: str, config: Any, root: Path) -> Path:
     """Run ``module:function`` on a config, with a progress bar; returns the run's folder.
 
@@ -111,7 +126,7 @@ def start(place: str, config: Any, root: Path) -> Path:
         return _found(place)(config, root=root, command=command_line(), listener=progress)
 
 
-def go_on(place: str, given: str, root: Path) -> Path:
+def _go_on(place: str, given: str, root: Path) -> Path:
     """Run ``module:function`` on the unfinished run that was named; returns its folder."""
     from headscope.runs.index import find_run
 

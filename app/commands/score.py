@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, DtypeOption, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, numbers, settings_of, split, start
+from app.commands.request import numbers, settings_of, split, start, went_on
 
 
 def score(
@@ -45,9 +45,7 @@ def score(
     resume: ResumeOption = None,
 ) -> None:
     """Score every head of MODEL into a run folder; its path is the last line printed."""
-    check_options(context)
-    if resume is not None:
-        typer.echo(go_on("app.scoring:resume_scores", resume, Path(out)))
+    if went_on(context, "app.scoring:resume_scores", resume, Path(out)):
         return
     asked = {
         "model": model,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.options import DEFAULT_ROOT, DeviceOption, OutOption, ResumeOption
-from app.commands.request import check_options, go_on, named_options, numbers, settings_of, split, start
+from app.commands.request import named_options, numbers, settings_of, split, start, went_on
 
 _FORM = "task.KEY=VALUE or decoder.KEY=VALUE, such as task.pairs=4 or decoder.conv=4"
 
@@ -43,9 +43,7 @@ def train(
     resume: ResumeOption = None,
 ) -> None:
     """Train attention variants on TASK, in a run folder; its path is the last line printed."""
-    check_options(context)
-    if resume is not None:
-        typer.echo(go_on("app.train_run:resume_train", resume, Path(out)))
+    if went_on(context, "app.train_run:resume_train", resume, Path(out)):
         return
     from headscope.errors import ConfigError
     from headscope.training.sweep import SweepConfig

@@ -8,7 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.figures.style import CLASS_BAND, CLASS_COLOUR, RANDOM_COLOUR, TEXT_COLOUR, axis, base_layout, escape
-from app.views.circuit import Curve, title
+from app.views.circuit import Curve
+from app.views.circuit_words import title
 from circuits.evaluation import Agreement
 
 _TICKS = (0.001, 0.01, 0.1, 1.0)

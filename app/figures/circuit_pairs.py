@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.figures.style import CLASS_COLOUR, RANDOM_COLOUR, TEXT_COLOUR, axis, base_layout
-from app.views.circuit import title, unit_text
+from app.views.circuit_words import title, unit_text
 from circuits.circuit_scores import CircuitScores
 from headscope.heads import Head
 

@@ -21,7 +21,8 @@ from app.figures.style import (
     escape,
     number_ticks,
 )
-from app.views.comparison import Comparison, MovedHead, depth_shares, members
+from app.views.comparison import Comparison, MovedHead, members
+from app.views.depth import depth_shares
 from app.views.numbers import decimals_of, fixed, interval, signed
 from headscope.heads import Head, HeadScores
 

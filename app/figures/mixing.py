@@ -12,13 +12,15 @@ import plotly.graph_objects as go
 from app.figures.style import SEQUENTIAL, base_layout, escape
 from app.views.mixing import Board, Tile
 
-_GAP_PX, _TOP_PX, _BELOW_PX, _MOST_IN_ROW = 54, 40, 34, 4
-_TEXTED = 9_000
+_GAP_PX, _TOP_PX, _BELOW_PX = 54, 40, 34
+_FEW, _IN_ROW, _MOST_IN_ROW, _LETTERS = 16, 4, 6, 20
+"""Up to so many tiles stand four in a row, more of them six, with titles of so many letters."""
+_TEXTED = 60_000
 """Cells up to which each says its tokens; above, hover tells positions."""
 
 
 def mixing_figure(board: Board, *, top: float = 1.0, wide: int = 930) -> go.Figure:
-    """A square for each tile, at most four in a row, a model's heads together.
+    """A square for each tile, at most four in a row or, where there are many, six; a model's heads together.
 
     Args:
         board: the tiles.
@@ -42,9 +44,12 @@ def mixing_figure(board: Board, *, top: float = 1.0, wide: int = 930) -> go.Figu
 def _columns(board: Board) -> int:
     """Tiles in a row: a model's heads where they fit, else as many as fit."""
     heads = len(board.heads)
-    several = heads if 1 < heads <= _MOST_IN_ROW else _MOST_IN_ROW
+    if len(board.tiles) > _FEW:
+        most = _MOST_IN_ROW - _MOST_IN_ROW % heads if heads < _MOST_IN_ROW else _MOST_IN_ROW
+        return max(_IN_ROW, most)
+    several = heads if 1 < heads <= _IN_ROW else _IN_ROW
     if heads == 2 and len(board.tiles) > 2:
-        several = _MOST_IN_ROW
+        several = _IN_ROW
     return max(1, min(several, len(board.tiles)))
 
 
@@ -55,9 +60,15 @@ def _heatmap(board: Board, tile: Tile, index: int, top: float, texted: bool) -> 
     shown = tile.weights.copy()
     shown[_unseen(shown)] = np.nan
     said = escape(tile.title)
-    hover: dict[str, Any] = {"hovertemplate": f"{said}<br>row %{{y}} → column %{{x}}: %{{z:.3f}}<extra></extra>"}
+    at = "d" if width == 1 else ".1f"  # without a format hover says the label of a tick, which is a token
+    hover: dict[str, Any] = {
+        "hovertemplate": f"{said}<br>row %{{y:{at}}} → column %{{x:{at}}}: %{{z:.3f}}<extra></extra>"
+    }
     if texted and board.tokens and width == 1:
-        hover = {"text": _pair_texts(board.tokens), "hovertemplate": f"{said}<br>%{{text}}: %{{z:.3f}}<extra></extra>"}
+        hover = {
+            "text": _pair_texts(board.tokens, np.isnan(shown)),
+            "hovertemplate": f"{said}<br>%{{text}}: %{{z:.3f}}<extra></extra>",
+        }
     bar = {"title": {"text": "weight", "side": "right", "font": {"size": 11}}, "thickness": 11, "outlinewidth": 0,
            "nticks": 6, "tickfont": {"size": 11}, "xpad": 6, "lenmode": "pixels", "len": 240, "y": 1, "yanchor": "top",
            "ypad": 0}  # fmt: skip
@@ -73,9 +84,13 @@ def _unseen(weights: np.ndarray) -> np.ndarray:
     return above if not np.any(weights[above] > 0) else np.zeros_like(above)
 
 
-def _pair_texts(tokens: Sequence[str]) -> list[list[str]]:
+def _pair_texts(tokens: Sequence[str], blank: np.ndarray) -> list[list[str]]:
+    """What each cell is called: the place and token of its row, and of its column; nothing where it is blank."""
     named = [f"{place} ({escape(token)})" for place, token in enumerate(tokens)]
-    return [[f"row {row} → column {column}" for column in named] for row in named]
+    return [
+        ["" if empty else f"row {row} → column {column}" for column, empty in zip(named, blanks, strict=True)]
+        for row, blanks in zip(named, blank, strict=True)
+    ]
 
 
 def _place(figure: go.Figure, board: Board, index: int, columns: int, *, tall: float, step: float) -> None:
@@ -104,10 +119,15 @@ def _place(figure: go.Figure, board: Board, index: int, columns: int, *, tall: f
         }
     )  # fmt: skip
     figure.add_annotation(
-        text=f"{escape(tile.model.label)}<br>{escape(tile.place)}",
+        text=f"{escape(_short(tile.model.label, columns))}<br>{escape(tile.place)}",
         align="left", x=left, y=upper, xref="paper", yref="paper", xanchor="left", yanchor="bottom",
-        showarrow=False, font={"size": 11},
+        showarrow=False, font={"size": 11 if columns <= _IN_ROW else 9},
     )  # fmt: skip
+
+
+def _short(label: str, columns: int) -> str:
+    """A label that fits above its tile; hover has the whole of it."""
+    return label if columns <= _IN_ROW or len(label) <= _LETTERS else f"{label[: _LETTERS - 1]}…"
 
 
 def _labels(board: Board, size: int, columns: int) -> dict[str, Any]:

@@ -73,11 +73,6 @@ def pattern_figure(
     return figure
 
 
-def bins_of(size: int, width: int) -> range:
-    """First position of each bin of ``width`` tokens."""
-    return range(0, size, width)
-
-
 def _middle(places: range) -> Float[np.ndarray, " bin"]:
     return (np.asarray(places) + (places.step - 1) / 2).astype(np.float32)
 

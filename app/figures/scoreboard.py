@@ -10,7 +10,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from app.figures.style import TEXT_COLOUR, axis, base_layout, escape
-from app.views.circuit import Curve, title
+from app.views.circuit import Curve
+from app.views.circuit_words import title
 from circuits.evaluation import Agreement
 from circuits.evaluation.trials import ScoreboardRow
 from circuits.methods import METHODS

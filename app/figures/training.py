@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 from app.figures.style import TEXT_COLOUR, axis, base_layout, escape
 from app.figures.variant_looks import Look, look
 from app.views.numbers import fixed, interval
-from app.views.training import MeanCurve, Trained
+from app.views.training import Trained
+from app.views.training_curves import MeanCurve
 from app.views.training_tables import best_text, lengths_of
 from app.views.variant_comparison import CompareRun
 from headscope.statistics import Interval
@@ -24,7 +25,7 @@ MEASURES: dict[Measure, str] = {"accuracy": "held-out accuracy", "loss": "held-o
 def curves_figure(
     curves: Sequence[MeanCurve], *, order: Sequence[str], measure: Measure = "accuracy", solved: float | None = None
 ) -> go.Figure:
-    """Every evaluation of every training: a thin line for each seed, a thick one for their mean.
+    """Every evaluation of every training: a thin line for each seed, a thick one for their mean, a band around it.
 
     Args:
         curves: one for each variant drawn.
@@ -35,7 +36,7 @@ def curves_figure(
     figure = go.Figure(layout=_roomy(len(curves) + 1))
     for curve in curves:
         own = look(curve.best.variant, order)
-        figure.add_traces([_seed(one, own, measure) for one in curve.trained])
+        figure.add_traces([_band(curve, own, measure), *(_seed(one, own, measure) for one in curve.trained)])
         figure.add_trace(_mean(curve, own, measure))
     if solved is not None and measure == "accuracy" and solved <= 1:
         last = max((curve.steps[-1] for curve in curves if curve.steps), default=1)
@@ -86,15 +87,15 @@ def length_figure(found: CompareRun) -> go.Figure:
         figure.add_trace(
             go.Scatter(
                 x=[length for length, _ in points],
-                y=[_none(value.mean) for _, value in points],
-                error_y=_bars([value for _, value in points]),
+                y=[_none(score.accuracy.mean) for _, score in points],
+                error_y=_bars([score.accuracy for _, score in points]),
                 mode="lines+markers",
                 name=escape(model.variant),
                 legendgroup=model.variant,
                 showlegend=model.variant not in seen,
                 line={"color": own.colour, "dash": own.dash, "width": 1.2},
                 marker={"symbol": own.symbol, "size": 7, "color": own.colour},
-                text=[_length_text(label, length, value, model.n) for length, value in points],
+                text=[_length_text(label, length, score.accuracy, model.n) for length, score in points],
                 hovertemplate="%{text}<extra></extra>",
             )
         )
@@ -118,6 +119,21 @@ def _roomy(names: int) -> dict[str, Any]:
     layout = base_layout(height=300 + below, left=56)
     layout["margin"] |= {"t": 14, "b": below}
     return layout
+
+
+def _band(curve: MeanCurve, own: Look, measure: Measure) -> go.Scatter:
+    """The interval of the mean over seeds; nothing with one seed."""
+    points = [
+        (step, low, high)
+        for step, low, high in zip(curve.steps, *curve.ends[measure], strict=True)
+        if math.isfinite(low) and math.isfinite(high)
+    ]
+    return go.Scatter(
+        x=[step for step, _, _ in points] + [step for step, _, _ in reversed(points)],
+        y=[high for _, _, high in points] + [low for _, low, _ in reversed(points)],
+        mode="lines", line={"width": 0}, fill="toself", fillcolor=own.pale(0.14), legendgroup=curve.best.variant,
+        showlegend=False, hoverinfo="skip",
+    )  # fmt: skip
 
 
 def _seed(one: Trained, own: Look, measure: Measure) -> go.Scatter:

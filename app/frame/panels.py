@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from dash import Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash.development.base_component import Component
 from flask import Response, after_this_request
 
 from app.figures.style import CONFIG
@@ -53,6 +54,12 @@ def panel_box(page: Page, name: str, *, tall: int = 320, class_name: str = "") -
         style={"--hs-tall": f"{tall}px"},
         **attributes(aria_labelledby=f"{whole}-title"),
     )
+
+
+def with_control(box: html.Section, control: Component) -> html.Section:
+    """The box of a panel with a control of its own below its heading."""
+    cast("list[Any]", box.children).insert(1, control)
+    return box
 
 
 def _heading(panel: Panel, whole: str) -> html.Div:

@@ -12,9 +12,10 @@ from app.live.kept import kept_answer
 from app.live.results import PairOutcome, PairResult
 from app.pages.circuit_state import CircuitState, circuit_run, pair_request, shown_pair
 from app.site import View
-from app.views.circuit import CircuitRun, number
+from app.views.circuit import CircuitRun
 from app.views.circuit_tables import meta
 from app.views.numbers import fixed, signed
+from app.views.record_numbers import number
 from app.views.source import isolated, source_line
 from app.views.table import Cell, Column, Table
 from app.views.tokens import visible

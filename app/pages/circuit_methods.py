@@ -12,8 +12,8 @@ from app.frame.page import Content, cannot, empty
 from app.frame.words import link
 from app.pages.circuit_state import Chosen, CircuitState, choose
 from app.site import View
-from app.views.circuit import title
 from app.views.circuit_tables import best_sentence, pair_sentence, pair_table, ranked_by, roc_table, scoreboard
+from app.views.circuit_words import title
 from app.views.numbers import MISSING, fixed
 from app.views.source import source_line
 from app.views.table import Cell, Table

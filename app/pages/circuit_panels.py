@@ -14,9 +14,10 @@ from app.frame.exports import grid
 from app.frame.page import Content, cannot, empty
 from app.pages.circuit_state import Chosen, CircuitState, choose, no_such_head
 from app.site import View
-from app.views.circuit import CircuitRun, Curve, no_edges, title, unit_text
+from app.views.circuit import CircuitRun, Curve
 from app.views.circuit_graph import MOST_EDGES, CircuitPicture, picture
 from app.views.circuit_tables import curve_table, edge_table, node_table
+from app.views.circuit_words import no_edges, title, unit_text
 from app.views.numbers import fixed, interval, percent
 from app.views.source import source_line
 from app.views.table import Column, Table

@@ -13,8 +13,10 @@ from app.frame.page import Content, cannot, empty
 from app.frame.state import PageState
 from app.live.requests import ModelChoice, PairRequest
 from app.site import Site, View
-from app.views.circuit import CircuitRun, Curve, no_edges
-from app.views.circuit import number as number_of
+from app.views.circuit import CircuitRun, Curve
+from app.views.circuit_sizes import sizes_of, step_of
+from app.views.circuit_words import no_edges
+from app.views.record_numbers import number as number_of
 from app.views.tokens import visible
 from circuits.circuit_scores import CircuitScores
 from circuits.methods import METHODS
@@ -163,8 +165,8 @@ def choose(site: Site, state: CircuitState) -> Chosen:
             raise UnknownNameError.of(f"method of the run {found.run.manifest.id}", name[:60], found.methods)
     if state.unit == "edge" and found.scores(method).edges is None:
         raise UnsupportedError(no_edges(method))
-    shares, sizes = found.sizes(method, state.unit, state.ranking)
-    step = found.step(method, state.unit, state.ranking, state.step)
+    shares, sizes = sizes_of(found, method, state.unit, state.ranking)
+    step = step_of(found, method, state.unit, state.ranking, state.step)
     whole = state.model_copy(update={"method": method, "other": other, "step": step})
     return Chosen(found, method, other, whole, sizes[step], float(shares[step]))
 

@@ -11,9 +11,10 @@ from app.figures.circuit_pairs import inclusion_figure
 from app.frame.page import Content, cannot, empty
 from app.pages.circuit_state import Chosen, CircuitState, choose
 from app.site import View
-from app.views.circuit import number, spread, title
 from app.views.circuit_tables import meta
+from app.views.circuit_words import title
 from app.views.numbers import fixed, interval, signed
+from app.views.record_numbers import number, spread
 from app.views.source import source_line
 from app.views.table import Column, Table
 from headscope.heads import Head

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import dash_mantine_components as dmc
 from dash import ClientsideFunction, Dash, Input, Output, State, html
@@ -11,12 +11,12 @@ from dash.development.base_component import Component
 from app.frame.choices import run_select
 from app.frame.head_choice import register_head_choice
 from app.frame.page import Page, Panel
-from app.frame.panels import panel_box
+from app.frame.panels import panel_box, with_control
 from app.frame.words import attributes
 from app.pages import codes_one, codes_panels
 from app.pages.codes_state import CodesState, guarded, newest_with_codes, quietly, suits
 from app.site import Site, current_site
-from app.views.circuit import title
+from app.views.circuit_words import title
 from app.views.codes import FILTERS, ORDERS, Codes, code_methods
 from headscope.errors import HeadscopeError
 
@@ -73,7 +73,7 @@ def _layout(site: Site, state: CodesState) -> list[Component]:
         panel_box(PAGE, "short", tall=90),
         html.Div(scatter, className="hs-five"),
         html.Div(panel_box(PAGE, "list", tall=430), className="hs-seven"),
-        _with_control(panel_box(PAGE, "one", tall=60), _steps()),
+        with_control(panel_box(PAGE, "one", tall=60), _steps()),
         html.Div(left, className="hs-seven hs-stack"),
         html.Div([walk, panel_box(PAGE, "ofhead", tall=380)], className="hs-five hs-stack"),
         panel_box(PAGE, "dictionary", tall=420),
@@ -131,12 +131,6 @@ def _steps() -> html.Div:
         ],
         className="codes-steps",
     )
-
-
-def _with_control(box: html.Section, control: Component) -> html.Section:
-    """The box of a panel with a control of its own below its heading."""
-    cast("list[Any]", box.children).insert(1, control)
-    return box
 
 
 def _register(app: Dash, page: Page) -> None:

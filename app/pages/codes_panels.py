@@ -15,7 +15,7 @@ from app.frame.page import Content, empty
 from app.frame.words import attributes
 from app.pages.codes_state import Chosen, CodesState, choose
 from app.site import View
-from app.views.circuit import title
+from app.views.circuit_words import title
 from app.views.code_tables import code_table, dictionary_table
 from app.views.codes import FILTERS, ORDERS, Codes
 from app.views.numbers import duration, fixed, percent

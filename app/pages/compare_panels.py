@@ -22,9 +22,9 @@ from app.views.comparison import (
     compare,
     comparison_table,
     count_sentence,
-    depth_table,
     paired_table,
 )
+from app.views.depth import depth_table
 from app.views.numbers import decimals_of, fixed, interval, signed
 from app.views.score_table import moved_bar
 from app.views.setting_differences import difference_sentence, difference_table, setting_differences

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import dash_mantine_components as dmc
-from dash import ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 from dash.development.base_component import Component
 
 from app.frame.page import Page
-from app.frame.panels import TAB, panel_box
-from app.frame.words import link, notice_box
-from app.lab_run import save_lab
+from app.frame.panels import panel_box, with_control
 from app.pages.lab_panels import ANSWER, PANELS
-from app.pages.lab_question import COMPARE, STOP, class_choices, question, register_policy
+from app.pages.lab_pin import register_pin
+from app.pages.lab_question import COMPARE, STOP, question, register_question
 from app.pages.lab_state import (
     LabState,
     class_members,
@@ -24,8 +23,7 @@ from app.pages.lab_state import (
     resolved,
     score_run,
 )
-from app.site import Site, View, current_site
-from headscope.errors import HeadscopeError
+from app.site import Site, View
 
 _SHADES = (("clean", "Loss"), ("ablated", "Loss, changed"), ("change", "Change"))
 
@@ -38,8 +36,8 @@ def _layout(site: Site, state: LabState) -> list[Component]:
     members = class_members(site, state.run)
     if state.group in members and not state.heads:
         state = state.model_copy(update={"heads": tuple(members[state.group][: state.k])})
-    strip = _with_control(panel_box(PAGE, "strip", tall=180), _shade(state))
-    following = _with_control(panel_box(PAGE, "next", tall=480), _temperature(state))
+    strip = with_control(panel_box(PAGE, "strip", tall=180), _shade(state))
+    following = with_control(panel_box(PAGE, "next", tall=480), _temperature(state))
     panels = [
         html.Div(panel_box(PAGE, "effect", tall=300), className="hs-third"),
         html.Div(following, className="hs-two-thirds"),
@@ -48,36 +46,39 @@ def _layout(site: Site, state: LabState) -> list[Component]:
         html.Div(panel_box(PAGE, "clean", tall=560), className="hs-half lab-attention"),
         html.Div(panel_box(PAGE, "ablated", tall=560), className="hs-half lab-attention"),
     ]
-    warning = html.Div(
-        html.P(
-            f"The link names the model {stranger[:100]!r}, which no run of this folder is of. A link loads no such "
-            "model: type its name into the field Model if you want it."
-        ),
-        className="hs-refused",
-        role="alert",
-    )
     return [
-        *([warning] if stranger else []),
+        *([_stranger(stranger)] if stranger else []),
         question(PAGE, site, state, members),
-        html.Div(
-            [
-                html.P(className="hs-live"),
-                html.Div("Waiting for the model.", id="lab-waiting", className="lab-saved", role="status"),
-                html.Div(id="lab-saved", className="lab-saved", role="status"),
-                html.Button("Ask again", id="lab-again", type="button", className="hs-button"),
-                html.Button("Pin as a run", id="lab-pin", type="button", className="hs-button hs-main"),
-            ],
-            className="lab-bar",
-        ),
+        _bar(),
         html.Div([strip, html.Div(panels, className="hs-columns")], id="lab-results", className="hs-stack"),
         *(dcc.Store(id=PAGE.id(name), data=getattr(state, name)) for name in ("pinned", "position", "random", "seed")),
     ]
 
 
-def _with_control(box: html.Section, control: Component) -> html.Section:
-    """The box of a panel with a control of its own below its heading."""
-    cast("list[Any]", box.children).insert(1, control)
-    return box
+def _stranger(model: str) -> html.Div:
+    """Why the model that a link names is not loaded."""
+    return html.Div(
+        html.P(
+            f"The link names the model {model[:100]!r}, which no run of this folder is of. A link loads no such "
+            "model: type its name into the field Model if you want it."
+        ),
+        className="hs-refused",
+        role="alert",
+    )
+
+
+def _bar() -> html.Div:
+    """What the model is doing, and the buttons for its answer."""
+    return html.Div(
+        [
+            html.P(className="hs-live"),
+            html.Div("Waiting for the model.", id="lab-waiting", className="lab-saved", role="status"),
+            html.Div(id="lab-saved", className="lab-saved", role="status"),
+            html.Button("Ask again", id="lab-again", type="button", className="hs-button"),
+            html.Button("Pin as a run", id="lab-pin", type="button", className="hs-button hs-main"),
+        ],
+        className="lab-bar",
+    )
 
 
 def _shade(state: LabState) -> html.Div:
@@ -109,9 +110,15 @@ def _prepare(view: View, state: LabState) -> None:
 
 
 def _register(app: Dash, page: Page) -> None:
-    _register_choice(app, page)
-    _register_pin(app, page)
-    register_policy(app, page)
+    register_question(app, page)
+    register_pin(app, page)
+    _register_waiting(app, page)
+    _register_buttons(app, page)
+    _register_clicks(app, page)
+
+
+def _register_waiting(app: Dash, page: Page) -> None:
+    """Whether the answer in view is still that of the question."""
     app.clientside_callback(  # the position is of a text that is gone
         ClientsideFunction("headscope_lab", "edited"),
         Output(page.id("position"), "data", allow_duplicate=True),
@@ -131,6 +138,9 @@ def _register(app: Dash, page: Page) -> None:
         Input(page.id("answer"), "data"),
         prevent_initial_call=True,
     )
+
+
+def _register_buttons(app: Dash, page: Page) -> None:
     app.clientside_callback(
         ClientsideFunction("headscope_lab", "again"),
         Output(page.id("seed"), "data", allow_duplicate=True),
@@ -145,14 +155,21 @@ def _register(app: Dash, page: Page) -> None:
         State(page.id("random"), "data"),
         prevent_initial_call=True,
     )
+
+    @app.callback(Output("lab-compare", "children"), Input(page.id("random"), "data"))
+    def _(random: int | None) -> str:
+        return STOP if random else COMPARE
+
+
+def _register_clicks(app: Dash, page: Page) -> None:
+    """A click on a head of the attribution chooses it, and the chosen one is marked there."""
+    graph = f"{page.id('attribution')}-graph"
     app.clientside_callback(
         ClientsideFunction("headscope", "clickedHead"),
         Output(page.id("head"), "value", allow_duplicate=True),
-        Input(f"{page.id('attribution')}-graph", "clickData"),
+        Input(graph, "clickData"),
         prevent_initial_call=True,
     )
-
-    graph = f"{page.id('attribution')}-graph"
     app.clientside_callback(
         ClientsideFunction("headscope", "markHead"),
         Output("lab-results", "data-chosen"),
@@ -160,95 +177,6 @@ def _register(app: Dash, page: Page) -> None:
         Input(graph, "figure"),
         State(graph, "id"),
     )
-
-    @app.callback(Output("lab-compare", "children"), Input(page.id("random"), "data"))
-    def _(random: int | None) -> str:
-        return STOP if random else COMPARE
-
-
-def _register_choice(app: Dash, page: Page) -> None:
-    """A class ticks its strongest heads; ticking others by hand leaves the class; a model brings its own score run."""
-
-    @app.callback(
-        Output(page.id("run"), "value"),
-        Output(page.id("group"), "data"),
-        Input(page.id("run"), "value"),
-        Input(page.id("model"), "value"),
-        prevent_initial_call=True,
-    )
-    def _(run: str | None, model: str | None) -> Any:
-        site = current_site()
-        chosen = score_run(site, run or "", model or site.settings.model)
-        return (no_update if chosen == (run or "") else chosen or None), class_choices(class_members(site, chosen))
-
-    @app.callback(
-        Output(page.id("heads"), "value"),
-        Output(page.id("group"), "value"),
-        Input(page.id("group"), "value"),
-        Input(page.id("k"), "value"),
-        Input(page.id("run"), "value"),
-        Input(page.id("heads"), "value"),
-        prevent_initial_call=True,
-    )
-    def _(group: str | None, k: int | None, run: str | None, heads: list[str] | None) -> Any:
-        if not group:
-            return no_update, no_update
-        wanted = class_members(current_site(), run or "").get(group, [])[: k or 1]
-        if ctx.triggered_id == page.id("heads"):
-            return no_update, no_update if heads == wanted else None
-        return (wanted, no_update) if wanted else (no_update, None)
-
-
-def _register_pin(app: Dash, page: Page) -> None:
-    """What is said of the answer in view, and kept: never of a question that is being typed."""
-
-    @app.callback(
-        Output("lab-saved", "children"),
-        Output("lab-pin", "disabled"),
-        inputs={"answer": Input(page.id("answer"), "data"), "tab": State(TAB, "data")},
-    )
-    def _(answer: dict[str, Any] | None, tab: str | None) -> Any:
-        state = _answered(answer)
-        if state is None:
-            return "", True
-        try:
-            found = find_answer(View(current_site(), tab or ""), state)
-        except HeadscopeError:
-            return "", True
-        if found.pinned is None:
-            return html.Strong("Live, not saved."), False
-        run = found.pinned.run.manifest.id
-        return ["Saved as ", link(run, "/", run=run)], True
-
-    @app.callback(
-        Output(page.id("pinned"), "data"),
-        Output("lab-saved", "children", allow_duplicate=True),
-        inputs={
-            "clicks": Input("lab-pin", "n_clicks"),
-            "answer": State(page.id("answer"), "data"),
-            "tab": State(TAB, "data"),
-        },
-        prevent_initial_call=True,
-    )
-    def _(clicks: int | None, answer: dict[str, Any] | None, tab: str | None) -> Any:
-        state, site = _answered(answer), current_site()
-        if not clicks or state is None:
-            return no_update, no_update
-        try:
-            found = find_answer(View(site, tab or ""), state)
-            if found.pinned is not None:
-                return no_update, no_update
-            return save_lab(found.request, found.result, root=site.root).name, no_update
-        except HeadscopeError as error:
-            return no_update, notice_box("failed", str(error))
-
-
-def _answered(answer: dict[str, Any] | None) -> LabState | None:
-    """The question that was answered; None if there was none, or it could not be."""
-    if not answer or answer.get("error"):
-        return None
-    state = resolved(current_site(), LabState.read(answer["values"])[0])
-    return state if is_asking(state) else None
 
 
 PAGE = Page(

@@ -12,7 +12,6 @@ from app.frame.page import Content, empty
 from app.pages.policies_state import Chosen, PoliciesState, choose, chosen_arm, judged_run
 from app.site import View
 from app.views.numbers import fixed, interval, percent
-from app.views.policies import Verdict
 from app.views.policy_heads import assignment_table
 from app.views.policy_points import AXES, MEASURES, REGIMES, Axis, decimals_for
 from app.views.policy_tables import (
@@ -29,6 +28,7 @@ from app.views.policy_tables import (
     title_text,
     verdict_table,
 )
+from app.views.policy_verdicts import Verdict, bar_of, pareto_front, verdicts_of
 from app.views.policy_words import assignment_text, regime_text, verdict
 from app.views.source import source_line
 from app.views.table import Cell, Table
@@ -68,11 +68,11 @@ def pareto(view: View, state: PoliciesState) -> Content:
     chosen = choose(view.site, state)
     found, task, length = chosen.found, chosen.task, chosen.length
     curves = {curve: [point for point in chosen.points if point.curve == curve] for curve in chosen.curves}
-    front = found.front(task, length, state.axis)
+    front = pareto_front(found, task, length, state.axis)
     figure = pareto_figure(
         {curve: points for curve, points in curves.items() if points},
         order=found.curves, measure=found.measure(task), over=state.axis, full=found.full(task, length),
-        bar=found.bar(task, length), front=front,
+        bar=bar_of(found, task, length), front=front,
     )  # fmt: skip
     here = len({point.curve for point in chosen.points}) - 1
     left = f" Drawn: {len(curves)} of {here} curves; choose them above." if len(curves) < here else ""
@@ -90,7 +90,7 @@ def pareto(view: View, state: PoliciesState) -> Content:
 def smallest(view: View, state: PoliciesState) -> Content:
     chosen = choose(view.site, state)
     found, task, length, axis = chosen.found, chosen.task, chosen.length, state.axis
-    verdicts, left = found.verdicts(task, length, axis), left_out_text(found, task, length, axis)
+    verdicts, left = verdicts_of(found, task, length, axis), left_out_text(found, task, length, axis)
     if not verdicts:
         return empty(verdict(found, task, length, axis) or left or "The full cache has not been run on this task yet.")
     names = ("Policy", _LEAST[axis], MEASURES[found.measure(task)].capitalize(), "By interval")

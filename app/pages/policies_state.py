@@ -12,6 +12,7 @@ from app.frame.state import PageState
 from app.site import Site, View
 from app.views.policies import KIND, PolicyRun
 from app.views.policy_points import Axis, Point
+from app.views.policy_verdicts import shown_arm, shown_first
 from circuits.policies.results import Arm
 from headscope.errors import HeadscopeError, UnknownNameError, UnsupportedError
 from headscope.runs.index import RunSummary
@@ -135,7 +136,7 @@ def choose(site: Site, state: PoliciesState) -> Chosen:
     for curve in state.curves:
         if curve not in found.curves:
             raise UnknownNameError.of("curve of this run", curve, found.curves)
-    curves = state.curves or found.shown_first(task, length, state.axis, MOST_CURVES)
+    curves = state.curves or shown_first(found, task, length, state.axis, MOST_CURVES)
     return Chosen(found, task, length, found.points(task, length), curves)
 
 
@@ -174,7 +175,7 @@ def _of_verdict(found: PolicyRun, state: PoliciesState) -> Arm | None:
     """The arm that the verdict on the state's task names, or the first task's where the state has none."""
     task = state.task if state.task in found.tasks else found.tasks[0]
     lengths = found.lengths(task)
-    return found.shown_arm(task, state.length if state.length in lengths else lengths[-1])
+    return shown_arm(found, task, state.length if state.length in lengths else lengths[-1])
 
 
 def guarded(build: Callable[[View, PoliciesState], Content]) -> Callable[[View, PoliciesState], Content]:

@@ -27,6 +27,8 @@ def register_run_actions(app: Dash, page: Page) -> None:
     _register_list(app, page)
     _register_selection(app, page)
     _register_deletion(app, page)
+    _register_restoring(app, page)
+    _register_emptying(app)
     _register_report(app)
 
 
@@ -96,15 +98,16 @@ def _register_selection(app: Dash, page: Page) -> None:
         return run if clicks else no_update
 
 
-def _register_deletion(app: Dash, page: Page) -> None:
+def _told() -> tuple[Output, Output]:
+    """What every change of the folder says, and the list that it renews."""
     notices = Output("notices", "sendNotifications", allow_duplicate=True)
-    stamp = Output("runs-stamp", "data", allow_duplicate=True)
-    selected = Output(page.id("run"), "data", allow_duplicate=True)
+    return notices, Output("runs-stamp", "data", allow_duplicate=True)
 
+
+def _register_deletion(app: Dash, page: Page) -> None:
     @app.callback(
-        notices,
-        stamp,
-        selected,
+        *_told(),
+        Output(page.id("run"), "data", allow_duplicate=True),
         Output(page.id("pin"), "value", allow_duplicate=True),
         Input("runs-delete", "n_clicks"),
         State(page.id("run"), "data"),
@@ -122,7 +125,14 @@ def _register_deletion(app: Dash, page: Page) -> None:
         said = ["Moved aside. ", _restore_button("Undo", gone.key)]
         return [_notice(f"Deleted {run}", said)], folder_stamp(site.root), "", None if pin == run else no_update
 
-    @app.callback(notices, stamp, selected, Input("runs-restore", "data"), prevent_initial_call=True)
+
+def _register_restoring(app: Dash, page: Page) -> None:
+    @app.callback(
+        *_told(),
+        Output(page.id("run"), "data", allow_duplicate=True),
+        Input("runs-restore", "data"),
+        prevent_initial_call=True,
+    )
     def _(asked: dict[str, Any] | None) -> Any:
         if not asked:
             return (no_update,) * 3
@@ -133,7 +143,9 @@ def _register_deletion(app: Dash, page: Page) -> None:
             return [_notice("Not restored", str(error), lasts=12000)], folder_stamp(site.root), no_update
         return [_notice("Restored", back)], folder_stamp(site.root), back
 
-    @app.callback(notices, stamp, Input("runs-empty", "submit_n_clicks"), prevent_initial_call=True)
+
+def _register_emptying(app: Dash) -> None:
+    @app.callback(*_told(), Input("runs-empty", "submit_n_clicks"), prevent_initial_call=True)
     def _(clicks: int | None) -> Any:
         if not clicks:
             return (no_update,) * 2

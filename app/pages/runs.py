@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
 
 import dash_mantine_components as dmc
 from dash import Dash, dcc, html
@@ -12,7 +12,7 @@ from pydantic import Field
 from app.frame.choices import run_label
 from app.frame.exports import grid
 from app.frame.page import Content, Page, Panel, empty
-from app.frame.panels import panel_box
+from app.frame.panels import panel_box, with_control
 from app.frame.state import PageState
 from app.pages.run_actions import register_run_actions, trash_line
 from app.pages.run_details import details
@@ -20,6 +20,7 @@ from app.pages.run_list import count_text, current_runs
 from app.site import Site, View
 from app.views.run_table import folder_stamp, matching_runs, run_table
 from app.views.setting_differences import difference_sentence, difference_table, setting_differences
+from headscope.runs.index import RunSummary
 
 _POLL_MS = 4000
 _LONGEST_SHOWN = 30
@@ -82,23 +83,6 @@ def _cut(text: str) -> str:
 
 def _layout(site: Site, state: RunsState) -> list[Component]:
     runs = current_runs(site)
-    baselines = [{"value": run.id, "label": run_label(run)} for run in runs if run.is_readable]
-    if state.pin and state.pin not in {option["value"] for option in baselines}:
-        baselines.append({"value": state.pin, "label": state.pin})
-    controls = html.Div(
-        [
-            dmc.TextInput(
-                id=PAGE.id("q"), label="Filter", value=state.q, debounce=300, className="hs-grow",
-                placeholder="model, kind, status, date, seed=0, part of the id",
-            ),
-            dmc.Select(
-                id=PAGE.id("pin"), label="Baseline (pinned run)", data=baselines, value=state.pin or None,
-                clearable=True, searchable=True, placeholder="None", className="hs-grow",
-            ),
-            html.Button("Refresh", id="runs-refresh", type="button", className="hs-button"),
-        ],
-        className="hs-controls",
-    )  # fmt: skip
     table = html.Div(
         grid(
             "runs-grid",
@@ -108,11 +92,9 @@ def _layout(site: Site, state: RunsState) -> list[Component]:
         ),
         className="hs-runs-grid",
     )
-    listed = panel_box(PAGE, "list", tall=60)
-    head, *rest = cast("list[Component]", listed.children)
-    listed.children = [head, table, *rest]
+    listed = with_control(panel_box(PAGE, "list", tall=60), table)
     return [
-        controls,
+        _controls(runs, state),
         html.Div(
             [
                 html.Div([listed, html.Div(trash_line(site.root), id="runs-trash")], className="hs-stack"),
@@ -126,6 +108,26 @@ def _layout(site: Site, state: RunsState) -> list[Component]:
         dcc.Store(id="runs-restore"),
         dcc.Interval(id="runs-clock", interval=_POLL_MS),
     ]
+
+
+def _controls(runs: Sequence[RunSummary], state: RunsState) -> html.Div:
+    baselines = [{"value": run.id, "label": run_label(run)} for run in runs if run.is_readable]
+    if state.pin and state.pin not in {option["value"] for option in baselines}:
+        baselines.append({"value": state.pin, "label": state.pin})
+    return html.Div(
+        [
+            dmc.TextInput(
+                id=PAGE.id("q"), label="Filter", value=state.q, debounce=300, className="hs-grow",
+                placeholder="model, kind, status, date, seed=0, part of the id",
+            ),
+            dmc.Select(
+                id=PAGE.id("pin"), label="Baseline (pinned run)", data=baselines, value=state.pin or None,
+                clearable=True, searchable=True, placeholder="None", className="hs-grow",
+            ),
+            html.Button("Refresh", id="runs-refresh", type="button", className="hs-button"),
+        ],
+        className="hs-controls",
+    )  # fmt: skip
 
 
 def _register(app: Dash, page: Page) -> None:

@@ -18,20 +18,28 @@ from app.views.source import source_line
 from app.views.table import Table
 from app.views.tables import incomplete_banner
 from app.views.training_tables import length_table, lengths_of
-from app.views.variant_claims import RULE, cautions, claim_table, shown_claims, verdicts
+from app.views.variant_census import CENSUS_RULE, role_table, shown_roles
+from app.views.variant_claims import cautions, verdicts
 from app.views.variant_comparison import CompareRun
+from app.views.variant_cuts import RULE, claim_table, shown_claims
 from app.views.variant_profiles import CELLS_MEAN, number_table, profile_table
 
 _WIDTHS = {
     "weight": 120,
     "accuracy": 120,
     "drop": 178,
-    "random": 186,
-    "p": 110,
+    "random": 262,
+    "equal": 262,
+    "role": 136,
+    "layers": 84,
+    "median_drop": 100,
     "cells": 118,
-    "counts": 84,
+    "counts": 172,
     "n": 70,
     "head": 80,
+    "found": 120,
+    "more_random": 110,
+    "more_equal": 130,
 }
 
 
@@ -72,6 +80,16 @@ def census(view: View, state: VariantsState) -> Content:
     )
 
 
+def roles(view: View, state: VariantsState) -> Content:
+    found = begun_comparison(view.site, state)
+    return Content(
+        body=_grid("variants-roles-table", shown_roles(found), 430),
+        table=role_table(found),
+        caption=f"{CENSUS_RULE} {RULE}",
+        source=source(found),
+    )
+
+
 def claims(view: View, state: VariantsState) -> Content:
     found = begun_comparison(view.site, state)
     table = claim_table(found)
@@ -94,24 +112,35 @@ def lengths(view: View, state: VariantsState) -> Content:
             "headscope compare VARIANT --run latest --lengths 48,64"
         )
     told = "; ".join(f"{found.label(one)}: {_lengths_text(found, one.name)}" for one in found.models)
-    unread = any(value.mean != value.mean for one in found.models for value in one.lengths.values())
-    gaps = " A missing point is a text that the model cannot read or the task cannot make." if unread else ""
     trained = f" Upright line: the length of the training, {found.length} tokens." if found.length else ""
     return Content(
         length_figure(found),
         table=length_table(found),
         summary=f"Accuracy against the length of the text. {told}.",
-        caption=f"A line for each model. Bars: 95 % bootstrap over n = {found.models[0].n} examples.{trained}{gaps}",
+        caption=f"A line for each model. Bars: 95 % bootstrap over n = {found.models[0].n} examples.{trained}"
+        f"{_gaps(found)}",
         source=source(found),
     )
 
 
 def _lengths_text(found: CompareRun, name: str) -> str:
     return ", ".join(
-        f"{length} tokens {fixed(value.mean)} {interval(value.low, value.high)}"
-        for length, value in lengths_of(found, name)
-        if value.mean == value.mean
+        f"{length} tokens {fixed(score.accuracy.mean)} {interval(score.accuracy.low, score.accuracy.high)}"
+        for length, score in lengths_of(found, name)
+        if not score.reason
     )
+
+
+def _gaps(found: CompareRun) -> str:
+    """Why points are missing, each reason once with its models."""
+    own = [(score.reason, found.label(one)) for one in found.models for score in one.lengths.values() if score.reason]
+    reasons = dict.fromkeys(reason for reason, _ in own)
+    told = [f"{reason} ({_labels([label for other, label in own if other == reason], found)})" for reason in reasons]
+    return f" Missing points: {'; '.join(told)}." if told else ""
+
+
+def _labels(labels: list[str], found: CompareRun) -> str:
+    return "all models" if len(labels) == len(found.models) else ", ".join(labels)
 
 
 def _grid(grid_id: str, table: Table, most: int) -> Any:

@@ -39,9 +39,12 @@ class VariantsState(PageState):
         family: of the listed variants; empty means all.
         status: of the listed variants; empty means all.
         run: id of the train run.
-        measure: what the curves show.
+        measure: what the learning curves show.
         width: width of the curves; None means the largest.
         shown: variants that are drawn; empty means all, or the best where there are too many.
+        rated: variant whose every rate is drawn; empty means the most accurate one.
+        task_measure: measure of the task that is drawn; empty means the first.
+        place: head or layer whose measure is drawn; empty means all.
         comparison: id of the compare run.
         source: which run's matrices are shown; empty means the train run's where it kept any.
         models: whose matrices; empty means one of each variant.
@@ -59,9 +62,12 @@ class VariantsState(PageState):
     measure: Measure = "accuracy"
     width: int | None = Field(default=None, ge=1, le=1_000_000)
     shown: tuple[str, ...] = Field(default=(), max_length=60)
+    rated: str = Field(default="", max_length=80)
+    task_measure: str = Field(default="", max_length=80)
+    place: str = Field(default="", max_length=12, pattern=r"^(L\d{1,4}(H\d{1,4})?|embed)?$")
     comparison: str = Field(default="", max_length=100)
     source: Source = ""
-    models: tuple[str, ...] = Field(default=(), max_length=24)
+    models: tuple[str, ...] = Field(default=(), max_length=48)
     view: MatrixView = "share"
     head: str = Field(default="", max_length=12, pattern=r"^(L\d{1,4}H\d{1,4})?$")
     step: int | None = Field(default=None, ge=0, le=10**9)

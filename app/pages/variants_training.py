@@ -14,6 +14,7 @@ from app.site import View
 from app.views.source import source_line
 from app.views.tables import incomplete_banner
 from app.views.training import TrainRun
+from app.views.training_curves import mean_curve
 from app.views.training_tables import (
     RATE_RULE,
     best_table,
@@ -29,7 +30,8 @@ _NARROW, _WIDE = 92, 170
 def source(found: TrainRun) -> str:
     """Where the numbers of a panel come from."""
     config = found.config
-    seeds = f"seeds {config.get('seed', 0)} to {config.get('seed', 0) + config.get('seeds', 1) - 1}"
+    first, n = config.get("seed", 0), config.get("seeds", 1)
+    seeds = f"seed {first}" if n == 1 else f"seeds {first} to {first + n - 1}"
     return f"{found.task}: {len(found.trained)} of {found.planned} trainings, {seeds} · {source_line(found.run)}"
 
 
@@ -46,7 +48,7 @@ def curves(view: View, state: VariantsState) -> Content:
     best, here = drawn(found, state)
     stop = found.config.get("stop_at")
     figure = curves_figure(
-        [found.curve(one) for one in best], order=found.variants, measure=state.measure,
+        [mean_curve(found, one) for one in best], order=found.variants, measure=state.measure,
         solved=None if stop is None else float(stop),
     )  # fmt: skip
     left = f" Drawn: {len(best)} of {here} variants; choose them above." if len(best) < here else ""
@@ -57,7 +59,8 @@ def curves(view: View, state: VariantsState) -> Content:
         table=curve_table(found),
         summary=f"{MEASURES[state.measure].capitalize()} against steps, width {best[0].width}. {told}.",
         caption=f"Width {best[0].width}, each variant at its best rate: thin lines are seeds, thick ones their mean, "
-        f"in which a training that ended early keeps its last value. n = {n} held-out examples of each seed.{left}",
+        f"in which a training that ended early keeps its last value; bands: 95 % bootstrap over seeds, too narrow with "
+        f"fewer than ten. n = {n} held-out examples of each seed.{left}",
         source=source(found),
     )
 

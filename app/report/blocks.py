@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import plotly.graph_objects as go
 from markupsafe import Markup
@@ -31,7 +32,8 @@ class FigureBlock:
 def figure_block(figure: go.Figure, *, anchor: str, label: str, caption: str = "") -> FigureBlock:
     """Turn a plotly figure into a block; ``<`` is written as an escape so that no text ends the script."""
     text = str(figure.to_json()).replace("<", "\\u003c")
-    return FigureBlock(anchor, label, caption, int(figure.layout.height), Markup(text))
+    layout: Any = figure.layout
+    return FigureBlock(anchor, label, caption, int(layout.height), Markup(text))
 
 
 def anchor(*names: str) -> str:

@@ -10,8 +10,10 @@ from app.figures.scoreboard import MOST_SIDE_BY_SIDE, curves_figure, method_figu
 from app.report.blocks import FigureBlock, anchor, figure_block
 from app.views import scoreboard as tables
 from app.views.benchmark import Benchmark, error_table, task_tables
-from app.views.circuit import CircuitRun, title
+from app.views.circuit import CircuitRun
 from app.views.circuit_graph import picture
+from app.views.circuit_sizes import sizes_of, step_of
+from app.views.circuit_words import title
 from app.views.tables import TextTable
 from app.views.tokens import visible
 from circuits.evaluation.agreement import Ranking
@@ -182,8 +184,8 @@ def _graph(found: CircuitRun) -> BoardSection:
     scores, figures = found.scores(method), list[FigureBlock]()
     units: tuple[Unit, ...] = ("head",) if scores.edges is None else ("head", "edge")
     for unit in units:
-        sizes = found.sizes(method, unit, "signed")[1]
-        size = found.k if unit == "head" else sizes[found.step(method, unit, "signed", -1)]
+        sizes = sizes_of(found, method, unit, "signed")[1]
+        size = found.k if unit == "head" else sizes[step_of(found, method, unit, "signed", -1)]
         shown = picture(scores, found.kept(method, unit, "signed", size), unit=unit, ranking="signed")
         label = f"The circuit of {title(method)} in layers: {shown.n_heads} heads, {len(shown.edges)} edges drawn."
         caption = (

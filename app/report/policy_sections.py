@@ -9,6 +9,7 @@ from app.views.policies import PolicyRun
 from app.views.policy_points import FULL, MEASURES, RULES, Axis
 from app.views.policy_tables import COUNTED, family_text, title_text
 from app.views.policy_text_tables import points_text, verdict_text
+from app.views.policy_verdicts import bar_of, pareto_front, shown_first
 from app.views.policy_words import assignment_text, regime_text, verdict
 from app.views.tables import TextTable
 from circuits.policies.catalog import POLICIES
@@ -88,12 +89,12 @@ def _verdicts_in_words(found: PolicyRun) -> list[str]:
 
 
 def _judged(found: PolicyRun, task: str, length: int) -> BoardSection:
-    shown = found.shown_first(task, length, "bytes", _MOST_CURVES)
+    shown = shown_first(found, task, length, "bytes", _MOST_CURVES)
     points, measure = found.points(task, length), found.measure(task)
     curves = {curve: [point for point in points if point.curve == curve] for curve in shown}
     figure = pareto_figure(
         curves, order=found.curves, measure=measure, full=found.full(task, length),
-        bar=found.bar(task, length), front=found.front(task, length, "bytes"),
+        bar=bar_of(found, task, length), front=pareto_front(found, task, length, "bytes"),
     )  # fmt: skip
     here = len({point.curve for point in points}) - 1
     left = f" {len(shown)} of {here} curves; the table has all." if len(shown) < here else ""

@@ -6,14 +6,18 @@ from dataclasses import replace
 
 from app.figures.mixing import mixing_figure
 from app.figures.training import MEASURES, Measure, curves_figure, length_figure, recall_figure
+from app.figures.training_measures import measures_figure
 from app.figures.variant_heads import MOST_ROWS, growth_figure, strips_figure
 from app.report.blocks import FigureBlock, anchor, figure_block
 from app.report.boards import BoardSection
 from app.views.mixing import Pictured, board, chosen_models, first_models, pictured_models, tokens_of
 from app.views.training import TrainRun
+from app.views.training_curves import mean_curve
+from app.views.training_measures import BAND_RULE, MeasuredRun, end_text
 from app.views.training_tables import RATE_RULE, best_text, counted, training_finding
-from app.views.variant_claims import RULE, cautions, finding, verdicts
+from app.views.variant_claims import cautions, finding, verdicts
 from app.views.variant_comparison import CompareRun
+from app.views.variant_cuts import RULE
 from app.views.variant_profiles import (
     CELLS_MEAN,
     VIEW_MEANINGS,
@@ -25,6 +29,7 @@ from app.views.variant_profiles import (
 from app.views.variant_text_tables import (
     best_rate_text,
     cells_text,
+    census_text,
     claims_text,
     lengths_text,
     models_text,
@@ -32,6 +37,7 @@ from app.views.variant_text_tables import (
     strongest_text,
 )
 from headscope.runs.reading import Run
+from headscope.training.sweep import VariantResult
 
 _MOST_CURVES, _MOST_PICTURED = 12, 4
 _SEEDS = "Intervals over seeds are 95 % bootstrap intervals and too narrow with fewer than ten seeds."
@@ -42,7 +48,7 @@ TRAIN_LIMITS = (
     "State counts the numbers that are kept to read one more token, not bytes of an implementation.",
 )
 COMPARE_LIMITS = (
-    f"{RULE} Several claims are tested without correction.",
+    RULE,
     "Heads that read the same cells may stand in for each other: the cut of one alone understates what they do "
     "together.",
     "Raw M is not comparable between variants, and is not shown: share is where a row looks, moved what it brings. "
@@ -58,7 +64,7 @@ def compare_lead(run: Run) -> str:
     return (
         f"{counted(found.planned, 'trained model')} of {counted(len(found.variants), 'attention variant')} side by "
         f"side: what their heads look at and bring, on {config.get('examples')} examples, and what cutting it does, "
-        f"beside {config.get('draws')} random cuts."
+        "beside cutting other cells of the same rows."
     )
 
 
@@ -78,7 +84,7 @@ def train_sections(run: Run) -> tuple[BoardSection, ...]:
     if not found.trained:
         return (BoardSection("Training", ("No training is in yet.",)),)
     made = [_rates(found), _learning(found), _recall(found)]
-    return (*made, *_pictures(found))
+    return (*made, *_measures(found), *_pictures(found))
 
 
 def compare_sections(run: Run) -> tuple[BoardSection, ...]:
@@ -90,6 +96,7 @@ def compare_sections(run: Run) -> tuple[BoardSection, ...]:
     said = tuple(f"{name}: {told}" for name, told in verdicts(found))
     made = [
         BoardSection("Models", (cautions(found),) if cautions(found) else (), items=said, tables=(models_text(found),)),
+        BoardSection("Census by variant", tables=(census_text(found),)),
         _census(found),
         BoardSection("Claims, tested by cutting", tables=(claims_text(found),)),
         _matrices(found.run, chosen_models(pictured_models(found), first_models(pictured_models(found)))),
@@ -104,13 +111,19 @@ def _rates(found: TrainRun) -> BoardSection:
     return BoardSection("Best rates", tables=(table,), folded=(cells_text(found),))
 
 
+def _most_accurate(found: TrainRun) -> tuple[list[VariantResult], str]:
+    """The variants that are drawn, at the largest width and in the run's order, and what is said of the others."""
+    own = [one for one in found.best if one.width == found.widths[-1]]
+    kept = sorted(own, key=lambda one: -one.accuracy.mean)[:_MOST_CURVES]
+    left = f" {len(kept)} of {len(own)} variants, the most accurate ones." if len(kept) < len(own) else ""
+    return [one for one in own if one in kept], left
+
+
 def _learning(found: TrainRun) -> BoardSection:
     width = found.widths[-1]
-    own = [one for one in found.best if one.width == width]
-    best = sorted(own, key=lambda one: -one.accuracy.mean)[:_MOST_CURVES]
-    curves = [found.curve(one) for one in own if one in best]
-    told = "; ".join(f"{one.variant} {best_text(one)}" for one in best)
-    left = f" {len(best)} of {len(own)} variants, the most accurate ones." if len(best) < len(own) else ""
+    best, left = _most_accurate(found)
+    curves = [mean_curve(found, one) for one in best]
+    told = "; ".join(f"{one.variant} {best_text(one)}" for one in sorted(best, key=lambda one: -one.accuracy.mean))
     solved = found.config.get("stop_at")
     measures: tuple[Measure, ...] = ("accuracy", "loss")
     figures = tuple(
@@ -121,7 +134,8 @@ def _learning(found: TrainRun) -> BoardSection:
             anchor=anchor("curves", measure),
             label=f"{MEASURES[measure].capitalize()} against steps, width {width}. {told}.",
             caption=f"Width {width}, best rate. Thin: seeds; thick: their mean, in which a training that ended early "
-            f"keeps its last value. n = {found.config.get('evaluated')} held-out examples.{left}",
+            f"keeps its last value; bands: 95 % bootstrap over seeds. n = "
+            f"{found.config.get('evaluated')} held-out examples.{left}",
         )
         for measure in measures
     )
@@ -137,6 +151,25 @@ def _recall(found: TrainRun) -> BoardSection:
         caption="A mark for each variant and width at its best rate; bars: 95 % bootstrap over seeds.",
     )
     return BoardSection("Recall against state", figures=(block,), is_wide=True)
+
+
+def _measures(found: TrainRun) -> tuple[BoardSection, ...]:
+    """The task's own measures at every evaluation; none where the run has none."""
+    best, left = _most_accurate(found)
+    shown = MeasuredRun(found).for_report(best)
+    if not shown:
+        return ()
+    block = figure_block(
+        measures_figure([facet for _, facet in shown], order=found.variants, same_scale=False),
+        anchor="measures",
+        label=f"Measures of the task against steps: {', '.join(one.title for one, _ in shown)}; the same numbers at "
+        "the end are in the table.",
+        caption=f"Width {found.widths[-1]}. {BAND_RULE} A line for each head or layer, where a measure has several: "
+        f"heads of two seeds share no more than their number.{left}",
+    )
+    said = tuple(f"{one.title}: {one.meaning}" for one, _ in shown if one.meaning)
+    table = end_text(shown)
+    return (BoardSection("Measures of the task", items=said, figures=(block,), folded=(table,), is_wide=True),)
 
 
 def _pictures(found: TrainRun) -> tuple[BoardSection, ...]:

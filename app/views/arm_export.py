@@ -9,8 +9,7 @@ from app.views.calibration import CalibrationRun
 from app.views.calibration_tables import effect_table
 from app.views.policies import PolicyRun
 from app.views.policy_tables import arm_table
-from app.views.table import Cell, Column, Table, table_csv
-from app.views.table_export import rows_json, rows_meta_json, rows_parquet
+from app.views.table import Cell, Column, Table
 from headscope.errors import ConfigError
 from headscope.runs.reading import Run
 
@@ -43,26 +42,6 @@ def arms_of(run: Run) -> Table:
             "runs. Leave out --what."
         )
     return _policy_arms(PolicyRun(run))
-
-
-def arms_csv(run: Run) -> str:
-    """The rows as CSV. Text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    return table_csv(arms_of(run))
-
-
-def arms_json(run: Run) -> str:
-    """Rows and meaning as one JSON object."""
-    return rows_json(run, arms_of(run), "arms")
-
-
-def arms_meta_json(run: Run) -> str:
-    """What the rows mean and where they come from, as JSON."""
-    return rows_meta_json(run, arms_of(run), "arms")
-
-
-def arms_parquet(run: Run) -> bytes:
-    """The rows as a parquet table."""
-    return rows_parquet(arms_of(run))
 
 
 def _policy_arms(found: PolicyRun) -> Table:

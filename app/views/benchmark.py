@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from app.views.circuit import number, title
+from app.views.circuit_words import title
 from app.views.numbers import duration, fixed, interval
+from app.views.record_numbers import number
 from app.views.tables import TextTable
 from circuits.evaluation.trials import FEWEST_SEEDS, ScoreboardRow, Trial, summarise
 from headscope.errors import RunError, UnsupportedError

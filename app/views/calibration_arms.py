@@ -132,15 +132,6 @@ def mean_change(changes: Sequence[Interval]) -> Interval:
     return Interval(mean, mean - down, mean + up)
 
 
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's step-down correction of several p values (Holm 1979)."""
-    values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(values)
-    found = np.empty_like(values)
-    found[order] = np.minimum(np.maximum.accumulate(values[order] * (len(values) - np.arange(len(values)))), 1.0)
-    return tuple(map(float, found))
-
-
 def _effect(trials: Sequence[TrialResult], kind: ArmKind, seed: int) -> Effect:
     before = [trial.of("baseline")[0].answers for trial in trials]
     draws = max(len(trial.of(kind)) for trial in trials)

@@ -13,7 +13,6 @@ from app.views.calibration_arms import (
     ENOUGH_DRAWS,
     Effect,
     Outcome,
-    holm,
     mean_change,
     outcome_of,
     p_among_random,
@@ -22,7 +21,7 @@ from app.views.calibration_heads import head_agreements, pooled_agreement
 from app.views.calibration_sinks import ALL_HEADS, PLACES, class_rows, n_texts, share_by_place
 from app.views.numbers import fixed, interval, p_text, percent, plain, signed
 from circuits.calibration.results import SINK_PLACES, ArmKind
-from headscope.statistics import Interval
+from headscope.statistics import Interval, holm
 
 SAID: dict[Outcome, str] = {
     "helps": "ACT helps here, and random heads do not do the same.",

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from app.views.circuit_words import no_edges
+from app.views.record_numbers import spread
 from circuits.circuit_scores import CircuitScores
-from circuits.evaluation import FRACTIONS, Agreement, FaithfulnessCurve, Spread, Truth
+from circuits.evaluation import Agreement, FaithfulnessCurve, Spread, Truth
 from circuits.evaluation.agreement import Ranking
 from circuits.evaluation.pruning import connected, rank_parts, top_parts
 from circuits.evaluation.truth import Unit
 from circuits.graph import Graph
-from circuits.methods import METHODS
 from circuits.records import agreement_from, curve_from, scores_from, truth_from
 from headscope.errors import RunError, UnsupportedError
 from headscope.heads import HeadScores
@@ -24,8 +25,6 @@ from headscope.runs.reading import Run
 
 KIND = "circuit"
 _PARTS, _CURVES = "-parts", "-curves"
-_ENOUGH, _SMALL, _FEW_EDGES = 0.8, 0.5, 500
-_NUMBERS = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
 @dataclass(frozen=True)
@@ -155,15 +154,6 @@ class CircuitRun:
         found = [a for a in self.agreements.values() if (a.method, a.truth, a.unit) == (method, truth.name, truth.unit)]
         return next((a for a in found if a.ranking == ranking), found[0] if found else None)
 
-    def sizes(self, method: str, unit: Unit, ranking: Ranking) -> tuple[Float[np.ndarray, " point"], list[int]]:
-        """Shares of the slider's points and parts kept at each: those that the run measured, else those it will."""
-        found = self.curve(method, unit, ranking)
-        if found is not None:
-            return found.curve.shares, [int(size) for size in found.curve.kept]
-        graph = self.scores(method).graph
-        parts = graph.n_edges if unit == "edge" else graph.n_layers * graph.n_heads
-        return np.array(FRACTIONS), [int(share * parts) for share in FRACTIONS]
-
     def kept(self, method: str, unit: Unit, ranking: Ranking, size: int) -> Bool[np.ndarray, "row column"]:
         """The circuit that was judged at a size: heads ``[layer head]`` or edges ``[writer reader]``, pruned.
 
@@ -185,40 +175,6 @@ class CircuitRun:
             self._kept[key] = connected(top, scores.graph) if unit == "edge" else top
         return self._kept[key]
 
-    def stops(self, method: str, unit: Unit, ranking: Ranking) -> list[int]:
-        """Points of the slider: those whose circuit, after pruning, is neither empty nor that of the point before."""
-        left = self._left(method, unit, ranking)
-        found = [place for place, size in enumerate(left) if size > max(left[:place], default=0)]
-        return found or [len(left) - 1]
-
-    def _left(self, method: str, unit: Unit, ranking: Ranking) -> list[int]:
-        """Parts of each measured circuit after pruning; before it, where no curve is in."""
-        found = self.curve(method, unit, ranking)
-        if found is None:
-            return self.sizes(method, unit, ranking)[1]
-        return [int(size) for size in found.curve.connected]
-
-    def step(self, method: str, unit: Unit, ranking: Ranking, wanted: int) -> int:
-        """The point of the slider: the stop nearest to the one wanted (-1: none), else where the page opens.
-
-        That is the smallest circuit that keeps `_ENOUGH` of the effect with at most half of the parts; where there is
-        none, the largest such of at most `_FEW_EDGES` edges, or the one of a tenth of the heads.
-        """
-        shares, _ = self.sizes(method, unit, ranking)
-        stops = self.stops(method, unit, ranking)
-        if wanted >= 0:
-            return min(stops, key=lambda stop: abs(stop - wanted))
-        found = self.curve(method, unit, ranking)
-        values = np.full(len(shares), np.nan) if found is None else found.curve.faithfulness
-        enough = [stop for stop in stops if values[stop] >= _ENOUGH and shares[stop] <= _SMALL]
-        if enough:
-            return enough[0]
-        if unit == "edge":
-            left = self._left(method, unit, ranking)
-            few = [stop for stop in stops if left[stop] <= _FEW_EDGES and shares[stop] <= _SMALL]
-            return few[-1] if few else stops[0]
-        return min(stops, key=lambda stop: abs(shares[stop] - 0.1))
-
     def alive(self, method: str, unit: Unit, ranking: Ranking, size: int) -> set[str]:
         """Labels of the components in the circuit; every MLP is in a circuit of heads."""
         kept = self.kept(method, unit, ranking, size)
@@ -234,37 +190,6 @@ class CircuitRun:
             if self.has(stage):
                 return int(self.run.record(stage)["k"])
         return 10
-
-
-def title(method: str) -> str:
-    """A method's name for people; its own where this version does not know it."""
-    return METHODS[method].title if method in METHODS else method
-
-
-def unit_text(scores: CircuitScores) -> str:
-    """What a score is measured in, for people."""
-    is_difference = scores.options.get("measure") == "logit_difference"
-    return "nats" if scores.unit == "measure" and is_difference else scores.unit
-
-
-def no_edges(method: str) -> str:
-    """Why a method has no edges to show."""
-    return (
-        f"{title(method)} scores heads, not edges, so no edge is drawn. Choose circuits of heads, or a method that "
-        "scores edges."
-    )
-
-
-def spread(record: Mapping[str, Any]) -> Spread:
-    """A figure with its interval, as a record keeps it."""
-    ends = {name: number(record[name]) for name in ("value", "low", "high")}
-    rest: dict[str, Any] = {name: value for name, value in record.items() if name not in ends}
-    return Spread(**ends, **rest)
-
-
-def number(value: Any) -> float:
-    """A number of a record: NaN and infinities are text there."""
-    return _NUMBERS[value] if isinstance(value, str) and value in _NUMBERS else float(value)
 
 
 def _writers_in(kept: Bool[np.ndarray, "writer reader"], graph: Graph) -> set[str]:

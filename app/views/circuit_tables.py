@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from app.views.circuit import CircuitRun, title, unit_text
+from app.views.circuit import CircuitRun
 from app.views.circuit_graph import edge_label
+from app.views.circuit_words import title, unit_text
 from app.views.numbers import fixed
 from app.views.table import Cell, Column, Table
 from app.views.table_rows import late_rows

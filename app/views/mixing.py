@@ -15,7 +15,7 @@ from headscope.errors import HeadscopeError, UnknownNameError
 from headscope.heads import Head
 from headscope.runs.reading import Run
 
-MOST_TILES, MOST_CELLS, LARGEST = 24, 320_000, 256
+MOST_TILES, MOST_CELLS, LARGEST = 48, 320_000, 256
 
 
 @dataclass(frozen=True)

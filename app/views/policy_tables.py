@@ -6,18 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from app.views.numbers import fixed, interval, percent, signed
-from app.views.policies import PolicyRun, Verdict
-from app.views.policy_points import (
-    AXES,
-    FULL,
-    MEASURES,
-    REGIMES,
-    Axis,
-    Point,
-    curve_title,
-    decimals_for,
-    policy_title,
-)
+from app.views.policies import PolicyRun
+from app.views.policy_points import AXES, FULL, MEASURES, REGIMES, Axis, Point, curve_title, decimals_for, policy_title
+from app.views.policy_verdicts import Verdict, pareto_front, verdicts_of, wasteful_curves
 from app.views.table import Cell, Column, Table
 from circuits.policies.catalog import POLICIES
 from circuits.policies.kinds import PolicyKind
@@ -60,7 +51,7 @@ _REST = (
 
 def point_table(found: PolicyRun, task: str, length: int, axis: Axis) -> Table:
     """A row per point, as the picture has it: random assignments of as many heads are one."""
-    front = found.front(task, length, axis)
+    front = pareto_front(found, task, length, axis)
     columns = (
         Column("curve", "Policy"),
         Column("setting", "Setting"),
@@ -166,7 +157,7 @@ def verdict_table(found: PolicyRun, task: str, length: int, axis: Axis) -> Table
         Column("too_few", "Too few prompts", meaning="how many, where all agree and are too few to be sure"),
         Column("acts", "Acts", meaning="from which token on; off the bytes axis compare only those that act alike"),
     )  # fmt: skip
-    rows = tuple(_verdict_row(found, one, axis) for one in found.verdicts(task, length, axis))
+    rows = tuple(_verdict_row(found, one, axis) for one in verdicts_of(found, task, length, axis))
     return Table(least_text(found, task, length, axis), columns, rows, _meta(found, task, length))
 
 
@@ -222,8 +213,8 @@ def family_text(kind: PolicyKind) -> str:
 
 def left_out_text(found: PolicyRun, task: str, length: int, axis: Axis) -> str:
     """Which curves have no verdict, and why; with a blank behind it, or empty."""
-    judged = {one.curve.split("/")[0] for one in found.verdicts(task, length, axis)}
-    whole = [(curve, curve.split("/")[0]) for curve in found.wasteful(task, length, axis)]
+    judged = {one.curve.split("/")[0] for one in verdicts_of(found, task, length, axis)}
+    whole = [(curve, curve.split("/")[0]) for curve in wasteful_curves(found, task, length, axis)]
     names = dict.fromkeys(found.title(curve) if name in judged else policy_title(name) for curve, name in whole)
     return f"Left out, as they save none: {'; '.join(names)}. " if names else ""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from app.views.numbers import MISSING, interval, percent, signed
-from app.views.policies import PolicyRun, Verdict
+from app.views.policies import PolicyRun
 from app.views.policy_points import AXES, MEASURES, REGIMES, Axis, curve_title, decimals_for
 from app.views.policy_tables import (
     COUNTED,
@@ -15,6 +15,7 @@ from app.views.policy_tables import (
     title_text,
     value_texts,
 )
+from app.views.policy_verdicts import Verdict, pareto_front, verdicts_of
 from app.views.tables import TextTable
 
 
@@ -30,7 +31,7 @@ def policy_tables(found: PolicyRun) -> list[TextTable]:
 
 def points_text(found: PolicyRun, task: str, length: int) -> TextTable:
     """The points of a task, in the order of the run."""
-    front = found.front(task, length, "bytes")
+    front = pareto_front(found, task, length, "bytes")
     measure = MEASURES[found.measure(task)]
     columns = ("policy", "setting", "bytes", "keys", "operations", measure, "95 % interval", "change",
                "95 % interval of it", "draws", "front")  # fmt: skip
@@ -57,7 +58,7 @@ def verdict_text(found: PolicyRun, task: str, length: int, axis: Axis) -> TextTa
     """The verdicts of a task."""
     measure = MEASURES[found.measure(task)]
     columns = ("policy", "least", "setting", measure, "95 % interval", "by interval", "acts")
-    groups = by_regime(found.verdicts(task, length, axis), axis)
+    groups = by_regime(verdicts_of(found, task, length, axis), axis)
     rows = tuple(_verdict_text(found, one, axis) for own in groups.values() for one in own)
     return TextTable(
         least_text(found, task, length, axis),

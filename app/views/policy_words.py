@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from app.views.numbers import fixed, interval, percent, signed
-from app.views.policies import PolicyRun, Verdict
+from app.views.policies import PolicyRun
 from app.views.policy_heads import Assignment
 from app.views.policy_points import FULL, MEASURES, REGIMES, RULES, Axis, Point, decimals_for, policy_title
 from app.views.policy_tables import bar_text, by_regime
+from app.views.policy_verdicts import Verdict, bar_of, draws_that_reach, verdicts_of, wasteful_curves
 from circuits.policies.results import Arm, Regime
 
 _LEAST: dict[Axis, str] = {"bytes": "The smallest cache", "keys": "Fewest keys", "flops": "Fewest operations"}
@@ -25,14 +26,14 @@ def verdict(found: PolicyRun, task: str, length: int, axis: Axis = "bytes") -> s
     It begins with the task: ``On needle, 512 tokens, the full cache's accuracy is 0.900 (n = 20).`` Off the bytes axis
     it says so for each regime, since keys and operations are counted over the rows on which a policy acts.
     """
-    full, verdicts = found.full(task, length), found.verdicts(task, length, axis)
+    full, verdicts = found.full(task, length), verdicts_of(found, task, length, axis)
     if full is None:
         return ""
     told = (
         f"On {task}, {length:,} tokens, the full cache's {MEASURES[found.measure(task)]} is "
         f"{fixed(full.value, decimals_for(full.value))} (n = {full.n})"
     )
-    if found.bar(task, length) is None:
+    if bar_of(found, task, length) is None:
         return (
             f"{told}. The full cache gets nothing right, so there is nothing to keep: a shorter or easier task may do."
         )
@@ -101,13 +102,13 @@ def _control(found: PolicyRun, task: str, length: int, verdicts: Sequence[Verdic
         )
     else:
         told = "on average none"
-    reach, drawn = found.draws_that_reach(task, length, [one.curve for one in verdicts])
+    reach, drawn = draws_that_reach(found, task, length, [one.curve for one in verdicts])
     return [f"Random heads in place of chosen ones: {told}; {reach} of {drawn} {'draw' if drawn == 1 else 'draws'}."]
 
 
 def _keepers(found: PolicyRun, task: str, length: int, axis: Axis) -> str:
     """On the bytes axis: that policies that drop nothing cannot save any."""
-    names = dict.fromkeys(policy_title(curve.split("/")[0]) for curve in found.wasteful(task, length, axis))
+    names = dict.fromkeys(policy_title(curve.split("/")[0]) for curve in wasteful_curves(found, task, length, axis))
     return f" Not judged by bytes, as they drop nothing here: {', '.join(names)}." if axis == "bytes" and names else ""
 
 

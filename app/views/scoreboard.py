@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from app.views.circuit import CircuitRun, number, spread, title
+from app.views.circuit import CircuitRun
 from app.views.circuit_tables import stability_row
+from app.views.circuit_words import title
 from app.views.numbers import MISSING, duration, fixed, interval
+from app.views.record_numbers import number, spread
 from app.views.tables import TextTable
 from circuits.evaluation import Spread
 from circuits.evaluation.agreement import Ranking

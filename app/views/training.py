@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import numpy as np
-from jaxtyping import Float
 
 from headscope.errors import RunError, UnknownNameError, UnsupportedError
 from headscope.runs.reading import Run
 from headscope.training.sweep import Cell, CellResult, VariantResult, best_rates
 
 KIND, SUMMARY = "train", "summary"
+_OF_ANY_TASK = re.compile(r"((share|moved)\.(offset\.\d+|match\.-?\d+|first)|first_norm|row_mass|null_mass)\.L\d+H\d+")
 
 
 @dataclass(frozen=True)
@@ -60,30 +59,13 @@ class Snapshot:
 
     Attributes:
         step: steps taken before.
-        probes: by name, ``share.offset.1.L0H0``.
+        probes: of every head of any task, by name, ``share.offset.1.L0H0``.
+        measures: the task's own, by name, ``risk.backcopy``, ``share.first.other.L0H0``; empty where it has none.
     """
 
     step: int
     probes: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class MeanCurve:
-    """Trainings of one variant at one width and rate, and their mean.
-
-    Attributes:
-        best: the variant at that width.
-        trained: its trainings, a seed each.
-        steps: all steps at which any of them was evaluated.
-        accuracy: mean accuracy at each; a training that had ended counts with its last value.
-        loss: mean loss, in the same way.
-    """
-
-    best: VariantResult
-    trained: tuple[Trained, ...]
-    steps: tuple[int, ...]
-    accuracy: tuple[float, ...]
-    loss: tuple[float, ...]
+    measures: Mapping[str, float]
 
 
 class TrainRun:
@@ -164,16 +146,6 @@ class TrainRun:
         wanted = (variant, width, rate)
         return tuple(one for one in self.trained if (one.cell.variant, one.cell.width, one.cell.rate) == wanted)
 
-    def curve(self, best: VariantResult) -> MeanCurve:
-        """The trainings of a variant at its best rate, and their mean."""
-        trained = self.of(best.variant, best.width, best.rate)
-        steps = sorted({point.step for one in trained for point in one.curve})
-        means = {
-            name: tuple(float(value) for value in np.mean([_held(one.curve, steps, name) for one in trained], axis=0))
-            for name in ("accuracy", "loss")
-        }
-        return MeanCurve(best, trained, tuple(steps), means["accuracy"], means["loss"])
-
     def snapshots(self, stage: str) -> tuple[Snapshot, ...]:
         """What the heads of a training did at each evaluation; empty where no pictures were kept.
 
@@ -182,12 +154,17 @@ class TrainRun:
         """
         try:
             return tuple(
-                Snapshot(int(point["step"]), {name: float(value) for name, value in point["probes"].items()})
+                _snapshot(int(point["step"]), {name: float(value) for name, value in point["probes"].items()})
                 for point in self.run.record(stage)["curve"]
                 if point.get("probes")
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _unreadable(self.run, stage, error) from None
+
+
+def _snapshot(step: int, numbers: Mapping[str, float]) -> Snapshot:
+    of_any = {name: value for name, value in numbers.items() if _OF_ANY_TASK.fullmatch(name)}
+    return Snapshot(step, of_any, {name: value for name, value in numbers.items() if name not in of_any})
 
 
 def cell_from(stage: str) -> Cell:
@@ -208,16 +185,6 @@ def cell_label(cell: Cell, others: Sequence[Cell]) -> str:
     if len({(one.variant, one.width, one.rate) for one in others}) > len({(one.variant, one.width) for one in others}):
         parts.append(f"rate {cell.rate:g}")
     return ", ".join([*parts, f"seed {cell.seed}"])
-
-
-def _held(curve: Sequence[Evaluation], steps: Sequence[int], name: str) -> Float[np.ndarray, " step"]:
-    """The value at each step: that of the last evaluation up to there."""
-    known = {point.step: float(getattr(point, name)) for point in curve}
-    last, found = float("nan"), list[float]()
-    for step in steps:
-        last = known.get(step, last)
-        found.append(last)
-    return np.array(found)
 
 
 def _trained(run: Run, stage: str) -> Trained:

@@ -8,8 +8,8 @@ from app.views.numbers import fixed, interval
 from app.views.table import Column, Table
 from app.views.training import TrainRun
 from app.views.variant_comparison import CompareRun
+from circuits.comparison_results import LengthScore
 from headscope.runs.reading import Run
-from headscope.statistics import Interval
 from headscope.training.sweep import VariantResult
 
 _RESULT = (
@@ -123,23 +123,33 @@ def length_table(found: CompareRun) -> Table:
     columns = (
         Column("model", "Model"), Column("variant", "Variant"), Column("seed", "Seed"),
         Column("length", "Length", meaning="tokens of the text"),
-        Column("accuracy", "Accuracy", 3, "empty where the model cannot read, or the task not make, such a text"),
+        Column("accuracy", "Accuracy", 3, "empty where there is none; the last column says why"),
         Column("low", "Low", 3, "lower end of the 95 % bootstrap interval over examples"),
         Column("high", "High", 3, "upper end"), Column("n", "n", meaning="examples"),
         Column("trained", "Trained on", meaning="whether it is the length of its training"),
+        Column("reason", "Why there is none", meaning="why the model or the task has no text of this length"),
     )  # fmt: skip
     rows = [
-        (found.label(one), one.variant, one.seed, length, *value, one.n, length == found.length)
+        (
+            found.label(one),
+            one.variant,
+            one.seed,
+            length,
+            *score.accuracy,
+            None if score.reason else one.n,
+            length == found.length,
+            score.reason,
+        )
         for one in found.models
-        for length, value in lengths_of(found, one.name)
+        for length, score in lengths_of(found, one.name)
     ]
     return Table("Accuracy by length", columns, tuple(rows))
 
 
-def lengths_of(found: CompareRun, name: str) -> list[tuple[int, Interval]]:
+def lengths_of(found: CompareRun, name: str) -> list[tuple[int, LengthScore]]:
     """A model's accuracy at each length, short to long, with that of the task's own length where it is known."""
     model = next(one for one in found.models if one.name == name)
-    known = dict(model.lengths) | ({found.length: model.accuracy} if found.length is not None else {})
+    known = dict(model.lengths) | ({found.length: LengthScore(model.accuracy)} if found.length is not None else {})
     return sorted(known.items())
 
 

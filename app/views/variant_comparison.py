@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
-from circuits.comparison_results import Claim, HeadProfile, ModelReport
+from circuits.comparison_results import (
+    CONTROLS,
+    Claim,
+    Control,
+    CutCheck,
+    HeadProfile,
+    LengthScore,
+    ModelReport,
+)
 from headscope.errors import HeadscopeError, RunError, UnsupportedError
 from headscope.runs.reading import Run
 from headscope.statistics import Interval
 
-KIND = "compare"
+KIND, SUMMARY = "compare", "summary"
 
 
 class CompareRun:
@@ -37,7 +46,7 @@ class CompareRun:
     @property
     def planned(self) -> int:
         """Models that were asked for."""
-        return len(self.run.manifest.planned)
+        return sum(stage != SUMMARY for stage in self.run.manifest.planned)
 
     @cached_property
     def models(self) -> tuple[ModelReport, ...]:
@@ -46,7 +55,7 @@ class CompareRun:
         Raises:
             RunError: if a record does not hold what it should.
         """
-        known = set(self.run.records)
+        known = set(self.run.records) - {SUMMARY}
         return tuple(_report(self.run, stage) for stage in self.run.manifest.planned if stage in known)
 
     @property
@@ -83,7 +92,7 @@ def _report(run: Run, stage: str) -> ModelReport:
             parameters=int(record["parameters"]),
             heads=tuple(_profile(head) for head in record["heads"]),
             claims=tuple(_claim(claim) for claim in record["claims"]),
-            lengths={int(length): _interval(value) for length, value in record["lengths"].items()},
+            lengths={int(length): _length(value) for length, value in record["lengths"].items()},
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -112,12 +121,49 @@ def _maybe(given: Any) -> float | None:
     return None if given is None else float(given)
 
 
+def _length(given: Any) -> LengthScore:
+    """Accuracy and reason; the first runs have the interval alone."""
+    if isinstance(given, Mapping):
+        held = cast("Mapping[str, Any]", given)
+        return LengthScore(_interval(held["accuracy"]), str(held["reason"]))
+    found = _interval(given)
+    return LengthScore(found, "this run does not say why" if math.isnan(found.mean) else "")
+
+
 def _claim(given: Mapping[str, Any]) -> Claim:
-    names = ("weight", "share", "accuracy", "cut", "low", "high", "p_value")
     return Claim(
         head=str(given["head"]),
         cells=str(given["cells"]),
-        random=tuple(map(float, given["random"])),
-        n=int(given["n"]),
-        **{name: float(given[name]) for name in names},
+        weight=float(given["weight"]),
+        share=float(given["share"]),
+        check=_check(given["check"]) if "check" in given else _first_check(given),
     )
+
+
+def _check(given: Mapping[str, Any]) -> CutCheck:
+    return CutCheck(
+        n=int(given["n"]),
+        controls=tuple(_control(control) for control in given["controls"]),
+        **{name: float(given[name]) for name in ("accuracy", "cut", "low", "high", "cells", "weight")},
+    )
+
+
+def _control(given: Mapping[str, Any]) -> Control:
+    name = str(given["name"])
+    if name not in CONTROLS:
+        raise ValueError(f"no control is called {name!r}")
+    return Control(
+        name=name,
+        accuracies=tuple(map(float, given["accuracies"])),
+        weight=float(given["weight"]),
+        p_value=float(given["p_value"]),
+        note=str(given["note"]),
+    )
+
+
+def _first_check(given: Mapping[str, Any]) -> CutCheck:
+    """Of the first runs, which had random cuts alone and did not measure what cells hold."""
+    unknown = float("nan")
+    random = Control("random", tuple(map(float, given["random"])), unknown, float(given["p_value"]))
+    numbers = {name: float(given[name]) for name in ("accuracy", "cut", "low", "high")}
+    return CutCheck(n=int(given["n"]), cells=unknown, weight=unknown, controls=(random,), **numbers)

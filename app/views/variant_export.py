@@ -9,14 +9,16 @@ from app.views import training, variant_comparison
 from app.views.mixing import pictured_models, tokens_of
 from app.views.table import Table
 from app.views.training import TrainRun
+from app.views.training_measures import measure_table
 from app.views.training_tables import best_table, cell_table, curve_table, length_table, model_table
-from app.views.variant_claims import claim_table
+from app.views.variant_census import role_table
 from app.views.variant_comparison import CompareRun
+from app.views.variant_cuts import claim_table
 from app.views.variant_profiles import compared_rows, profile_table, trained_rows
 from headscope.errors import ConfigError
 from headscope.runs.reading import Run
 
-What = Literal["cells", "rates", "curves", "profiles", "claims", "models", "lengths"]
+What = Literal["cells", "rates", "curves", "measures", "profiles", "claims", "census", "models", "lengths"]
 
 
 def _trained_profiles(found: TrainRun) -> Table:
@@ -35,9 +37,11 @@ _OF_TRAIN: Mapping[str, Callable[[TrainRun], Table]] = {
     "rates": best_table,
     "curves": curve_table,
     "profiles": _trained_profiles,
+    "measures": measure_table,
 }
 _OF_COMPARE: Mapping[str, Callable[[CompareRun], Table]] = {
     "claims": claim_table,
+    "census": role_table,
     "profiles": lambda found: profile_table(compared_rows(found)),
     "models": model_table,
     "lengths": length_table,

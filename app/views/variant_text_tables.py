@@ -6,8 +6,10 @@ from app.views.numbers import MISSING, fixed, interval
 from app.views.tables import TextTable
 from app.views.training import TrainRun
 from app.views.training_tables import RATE_RULE, accuracy_text, length_table, training_finding
-from app.views.variant_claims import RULE, cautions, shown_claims, verdicts
+from app.views.variant_census import CENSUS_RULE, shown_roles
+from app.views.variant_claims import cautions, verdicts
 from app.views.variant_comparison import CompareRun
+from app.views.variant_cuts import RULE, shown_claims
 from app.views.variant_profiles import CELLS_MEAN, VIEWS, cell_names, compared_rows
 
 
@@ -20,7 +22,8 @@ def comparison_texts(found: CompareRun) -> list[TextTable]:
     """Every table of a compare run for the terminal, of the models that are in."""
     if not found.models:
         return []
-    made = [models_text(found), verdict_text(found), claims_text(found), strongest_text(found), lengths_text(found)]
+    made = [models_text(found), verdict_text(found), census_text(found), claims_text(found), strongest_text(found),
+            lengths_text(found)]  # fmt: skip
     return [table for table in made if table.rows]
 
 
@@ -74,6 +77,14 @@ def verdict_text(found: CompareRun) -> TextTable:
     return TextTable("In short", ("variant", "what its trainings show"), verdicts(found), frozenset(), cautions(found))
 
 
+def census_text(found: CompareRun) -> TextTable:
+    """A row for each variant and role of heads, over the seeds of its training."""
+    table = shown_roles(found)
+    columns = tuple(column.title.lower() for column in table.columns)
+    rows = tuple(tuple(map(str, row)) for row in table.rows)
+    return TextTable("Census by variant", columns, rows, frozenset(columns[5:]), CENSUS_RULE)
+
+
 def claims_text(found: CompareRun) -> TextTable:
     """A row for each claim."""
     table = shown_claims(found)
@@ -117,16 +128,15 @@ def lengths_text(found: CompareRun) -> TextTable:
     """A row for each model and length; none where only the length of the training was measured."""
     if not any(one.lengths for one in found.models):
         return TextTable("Accuracy by length", (), (), frozenset())
-    columns = ("model", "tokens", "accuracy", "95 % interval", "n", "trained on")
+    columns = ("model", "tokens", "accuracy", "95 % interval", "n", "trained on", "why there is none")
     rows = tuple(
         (
             str(row["model"]), str(row["length"]), _number(row["accuracy"]), _ends(row["low"], row["high"]),
-            str(row["n"]), "yes" if row["trained"] else "",
+            str(row["n"] or ""), "yes" if row["trained"] else "", str(row["reason"] or ""),
         )
         for row in length_table(found).records()
     )  # fmt: skip
-    note = "n/a: a text that the model cannot read or the task cannot make."
-    return TextTable("Accuracy by length", columns, rows, frozenset(columns[1:5]), note)
+    return TextTable("Accuracy by length", columns, rows, frozenset(columns[1:5]))
 
 
 def _most(cells: dict[str, float]) -> str:

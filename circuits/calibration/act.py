@@ -137,10 +137,6 @@ class Act(Policy):
         """
         return cls(settings, heads_by_layer(model, heads_in_range(model, settings)))
 
-    def for_lengths(self, lengths: Lengths) -> Act:
-        """The same for texts of other lengths."""
-        return Act(self.settings, self.heads, lengths=lengths)
-
     def layer(self, index: int) -> LayerMemory:
         """A memory that knows the layer's sinks, where heads of it are chosen."""
         if index not in self.heads:

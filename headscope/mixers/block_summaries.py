@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 
 
 class BlockSummariesSettings(Config):
@@ -93,9 +93,13 @@ class BlockSummaries(Mixer):
 
     def state_size(self, length: int) -> int:
         """Summaries of finished blocks, the tokens of the current one, and the window before it."""
-        done = length // self.block
-        tokens = done * self.latents + min(self.window - 1, done * self.block) + length % self.block
-        return tokens * self.shape.cached
+        shape, tokens, summaries = self.shape, self.kept_tokens(length), length // self.block * self.latents
+        apart = shape.n_heads * (shape.d_key + shape.d_head)  # heads have latents of their own
+        return tokens.keys + tokens.values + summaries * (shape.cached if self.latent is None else apart)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Those of the current block and of the window before it."""
+        return self.shape.kept(min(self.window - 1, length // self.block * self.block) + length % self.block)
 
     def _near(self, given: MixerInput) -> Bool[Tensor, "Q K"]:
         if self.by_block:

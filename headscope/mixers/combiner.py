@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headscope.config import Config
 from headscope.mixers.block_choice import BlockSettings, block_scores, by_token, earlier_blocks, in_blocks, own_block
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, RowMixer, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, RowMixer, State
 from headscope.mixers.selection import masked_softmax, top_mask
 
 
@@ -78,8 +78,12 @@ class Combiner(Mixer):
     def state_size(self, length: int) -> int:
         """Keys, values and one maximum of queries of the unfinished block; a key and a value of each complete one."""
         shape, rest = self.shape, length % self.size
-        blocks = length // self.size * shape.n_heads * (shape.d_key + shape.d_head)
+        blocks = self.shape.kept(length // self.size).keys + length // self.size * shape.n_heads * shape.d_head
         return rest * shape.cached + (shape.n_heads * shape.d_key if rest else 0) + blocks
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Those of the unfinished block."""
+        return self.shape.kept(length % self.size)
 
 
 class MultiResolution(RowMixer):

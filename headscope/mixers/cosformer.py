@@ -40,18 +40,35 @@ class CosFormer(FeatureMixer):
 
     def reach(self, given: MixerInput) -> Tensor:
         """The cosine of the distance."""
-        if given.key.shape[2] > self.shape.n_ctx:
-            raise UnsupportedError(
-                f"cosFormer's cosine is positive up to n_ctx {self.shape.n_ctx}, and the text has "
-                f"{given.key.shape[2]} tokens: give a shorter text, or a model with a larger n_ctx."
-            )
+        self._check(given.key.shape[2])
         return (given.offsets.double() * self.angle).cos().to(given.key.dtype) * given.visible
 
+    def start(self, token: MixerInput) -> State:
+        """Empty sums, and no token read."""
+        return {**super().start(token), "count": token.value.new_zeros(len(token.value))}
+
     def step(self, state: State, token: MixerInput) -> tuple[Float[Tensor, "B H 1 D"], State]:
-        """Turn the sums back by one token, then as linear attention."""
+        """Turn the sums back by one token, then as linear attention.
+
+        Raises:
+            UnsupportedError: for a token beyond ``n_ctx``.
+        """
+        self._check(int(state["count"].max()) + 1)
         angle = token.key.new_full((1,), -self.angle)
         turned = {
             "memory": turn(state["memory"].mT, angle).mT,
             "total": turn(state["total"], angle),
+            "count": state["count"] + 1,
         }
         return super().step(turned, token)
+
+    def state_size(self, length: int) -> int:
+        """Sums for the cosine and the sine, and how many tokens were read."""
+        return super().state_size(length) + 1
+
+    def _check(self, size: int) -> None:
+        if size > self.shape.n_ctx:
+            raise UnsupportedError(
+                f"cosFormer's cosine is positive up to n_ctx {self.shape.n_ctx}, and the text has {size} tokens: give "
+                "a shorter text, or a model with a larger n_ctx."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from headscope.config import Config
 from headscope.mixers.delta import delta_matrix
 from headscope.mixers.head_linear import HeadLinear
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 
 
@@ -59,3 +60,7 @@ class DeltaFormer(Mixer):
         """The keys, and what each head wrote at every token."""
         keys = (self.shape.key_heads or self.shape.n_heads) * self.shape.d_key
         return length * (keys + self.shape.n_heads * self.shape.d_head)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """The keys."""
+        return replace(self.shape.kept(length), values=0)

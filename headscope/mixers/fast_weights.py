@@ -47,7 +47,9 @@ class FastWeights(Nonlinear):
 
     ``f(x) = x + LN(x W + b)``, or ``x + LN(gelu(x W_1) W_2)``, with learned first weights. TTT-Linear and TTT-MLP
     (2407.04620), Titans with a deep memory (2501.00663), Moneta, Yaad and Memora (Miras, 2504.13173). Steps are taken
-    token by token, never in mini-batches. Keys and queries are unit vectors.
+    token by token, never in mini-batches. Keys and queries are unit vectors. Steps have the size
+    ``sigmoid(W x + b) / d_key``, as in TTT's released code, since what the network makes of a unit vector moves by some
+    ``d_key`` times as much; Moneta's are not divided. Forget gates start near 1.
     """
 
     gate_names: ClassVar[tuple[str, ...]] = ("rate", "log_decay", "momentum", "threshold")
@@ -62,20 +64,25 @@ class FastWeights(Nonlinear):
         sizes = [(width, hidden), (hidden, width)] if hidden else [(width, width), (1, width)]
         self.weights = nn.ParameterList(torch.randn(heads, *size) * max(size[0], 2) ** -0.5 for size in sizes)
         self.gain, self.shift = nn.Parameter(torch.ones(heads, 1, width)), nn.Parameter(torch.zeros(heads, 1, width))
+        divided = settings.retention == "lq"  # by a norm of the sums, which makes steps small by itself
+        self.largest_rate = 1.0 if divided else 1 / width
         self.rate = HeadLinear(shape, bias=-1.0)
-        self.forget = None if settings.retention == "none" else HeadLinear(shape, bias=3.0)
+        self.forget = None if settings.retention == "none" else HeadLinear(shape, bias=3.0 if divided else 5.0)
         self.going = HeadLinear(shape) if settings.momentum else None
         self.bound = HeadLinear(shape, bias=1.0) if settings.loss == "huber" else None
 
     def gates(self, stream: Float[Tensor, "B T d_model"]) -> dict[str, Tensor]:
-        """Step size, logarithm of the decay, momentum, and the error beyond which ``huber`` is linear: (B, H, T)."""
-        found = {"rate": self.rate.scalar(stream).sigmoid()}
+        """Step size, logarithm of the decay, momentum, and the error beyond which ``huber`` is linear: (B, H, T).
+
+        Step sizes are at most ``1 / d_key``, but for ``lq`` at most 1; the error is a softplus times ``sqrt(d_head)``.
+        """
+        found = {"rate": self.rate.scalar(stream).sigmoid() * self.largest_rate}
         if self.forget is not None:
             found["log_decay"] = -softplus(-self.forget.scalar(stream))
         if self.going is not None:
             found["momentum"] = self.going.scalar(stream).sigmoid()
         if self.bound is not None:
-            found["threshold"] = softplus(self.bound.scalar(stream))
+            found["threshold"] = softplus(self.bound.scalar(stream)) * self.shape.d_head**0.5
         return found
 
     def start(self, token: MixerInput) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import gelu
 
 from headscope.config import Config
 from headscope.mixers.head_linear import HeadLinear
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 from headscope.mixers.modes import convolve, toeplitz
 
@@ -21,7 +22,7 @@ class GatedConvolutionSettings(Config):
     """Of a gated convolution.
 
     Attributes:
-        width: taps of each channel; as many as the longest text has tokens if None.
+        width: taps of each channel; ``n_ctx`` if None, and a token further back than that is not read.
         gate: what the gate is put through, or no gate at all.
         length_scale: row i is divided by the square root of the tokens that it sees.
     """
@@ -97,4 +98,8 @@ class GatedConvolution(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """The last values, one fewer than there are taps; the count."""
-        return self.shape.n_heads * self.shape.d_head * (self.taps.shape[-1] - 1) + int(self.length_scale)
+        return self.shape.kept(self.taps.shape[-1] - 1).values + int(self.length_scale)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """The last values."""
+        return replace(self.shape.kept(min(length, self.taps.shape[-1] - 1)), keys=0)

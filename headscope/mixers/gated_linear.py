@@ -164,8 +164,13 @@ class RWKV6Settings(Config):
 class RWKV6(Decaying):
     """``z_t = (S_{t-1} + diag(u) k_t v_t^T)^T r_t``, ``S_t = diag(w_t) S_{t-1} + k_t v_t^T`` (2404.05892).
 
-    The query is the receptance r, over ``sqrt(d)``; ``w_t = exp(-exp(d + W x_t + b))``, and the bonus u is what a token
-    gives itself.
+    The query is the receptance r, over ``sqrt(d)``; ``w_t = exp(-exp(d + W x_t))``, in RWKV-5 without ``W x_t``;
+    the bonus u is what a token gives itself.
+
+    Attributes:
+        W_forget: W, (head, d_model, d_key), or None in RWKV-5.
+        base: d.
+        bonus: u.
     """
 
     reads_before: ClassVar[bool] = True
@@ -175,7 +180,8 @@ class RWKV6(Decaying):
     def __init__(self, shape: MixerShape, settings: RWKV6Settings) -> None:
         super().__init__(shape, settings)
         heads, width = shape.n_heads, shape.d_key
-        self.forget = HeadLinear(shape, width, size=0.3) if settings.dynamic else None
+        weight = torch.randn(heads, shape.d_model, width) * 0.3 * shape.d_model**-0.5
+        self.W_forget = nn.Parameter(weight) if settings.dynamic else None
         self.base = nn.Parameter(torch.linspace(-4.0, 0.0, width).repeat(heads, 1))
         self.bonus = nn.Parameter(torch.full((heads, width), 0.5))
 
@@ -183,10 +189,10 @@ class RWKV6(Decaying):
         """Logarithm of the decay of each channel: (B, H, T, E)."""
         batch, size, _ = stream.shape
         rate = self.base[:, None].expand(batch, -1, size, -1)
-        rate = rate if self.forget is None else rate + self.forget(stream)
-        return {
-            "log_decay": -rate.clamp(max=20).exp()
-        }  # beyond it nothing is kept anyway, and gradients are no numbers
+        if self.W_forget is not None:
+            rate = rate + torch.einsum("btm,hme->bhte", stream, self.W_forget)
+        kept = rate.clamp(max=20)  # beyond it nothing is kept anyway, and gradients are no numbers
+        return {"log_decay": -kept.exp()}
 
     def parts(self, given: MixerInput) -> Parts:
         """The bonus as the weight of a token's own value."""

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.selection import masked_softmax
 
 
@@ -72,8 +72,17 @@ class HeadSpans(Mixer):
 
     def state_size(self, length: int) -> int:
         """A key and a value of every token in a head's window and of the first ones, and the number of tokens."""
-        held = sum(min(length, self.sinks + self._window(head, length)) for head in range(self.shape.n_heads))
-        return held * (self.shape.d_key + self.shape.d_head) + 1
+        tokens = self.kept_tokens(length)
+        return tokens.keys + tokens.values + 1
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """All but the number of tokens; heads that share keep what the widest of them sees."""
+        shape, heads = self.shape, self.shape.n_heads
+        held = torch.tensor([min(length, self.sinks + self._window(head, length)) for head in range(heads)])
+        of_keys, of_values = (
+            int(held.reshape(groups or heads, -1).amax(1).sum()) for groups in (shape.key_heads, shape.value_heads)
+        )
+        return KeptTokens(int(held.max()), of_keys * shape.d_key, of_values * shape.d_head)
 
     def _window(self, head: int, count: int) -> int:
         return self.spans[head] + math.floor(self.growth[head] * count)

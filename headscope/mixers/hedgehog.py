@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from headscope.config import Config
 from headscope.mixers.interface import MixerShape
-from headscope.mixers.linear import FeatureMixer
+from headscope.mixers.log_features import LogFeatureMixer
 
 
 class HedgehogSettings(Config):
@@ -23,7 +23,7 @@ class HedgehogSettings(Config):
     width: int | None = Field(default=None, ge=1)
 
 
-class Hedgehog(FeatureMixer):
+class Hedgehog(LogFeatureMixer):
     """``M_ij = phi(q_i) . phi'(k_j) / sum``, ``phi(x) = [softmax(W x + b), softmax(-W x - b)]``.
 
     Zhang et al. 2024 (2402.04347): one map for each head's queries and one for its keys, each starting as
@@ -34,7 +34,6 @@ class Hedgehog(FeatureMixer):
         offset: (query or key, head, 1, width).
     """
 
-    by_head: ClassVar[bool] = True
     settings_type: ClassVar[type[Config]] = HedgehogSettings
 
     def __init__(self, shape: MixerShape, settings: HedgehogSettings) -> None:
@@ -44,14 +43,14 @@ class Hedgehog(FeatureMixer):
         self.weight = nn.Parameter(torch.eye(shape.d_key, width).repeat(2, shape.n_heads, 1, 1))
         self.offset = nn.Parameter(torch.zeros(2, shape.n_heads, 1, width))
 
-    def query_features(self, query: Tensor, scale: float) -> Tensor:  # noqa: ARG002
-        """Both softmaxes of the map of a query."""
+    def log_query_features(self, query: Tensor, scale: float) -> Tensor:  # noqa: ARG002
+        """Logarithms of both softmaxes of the map of a query."""
         return self._spiky(query, 0)
 
-    def key_features(self, key: Tensor, scale: float) -> Tensor:  # noqa: ARG002
-        """Both softmaxes of the map of a key."""
+    def log_key_features(self, key: Tensor, scale: float) -> Tensor:  # noqa: ARG002
+        """Logarithms of both softmaxes of the map of a key."""
         return self._spiky(key, 1)
 
     def _spiky(self, x: Tensor, which: int) -> Tensor:
         mapped = x @ self.weight[which] + self.offset[which]
-        return torch.cat([mapped.softmax(-1), (-mapped).softmax(-1)], -1)
+        return torch.cat([mapped.log_softmax(-1), (-mapped).log_softmax(-1)], -1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import elu
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 
 _SMALL = 1e-9
@@ -89,6 +89,10 @@ class Infini(Mixer):
         """The memory and its sums, keys and values of the current segment."""
         memory = self.shape.pairs * self.shape.d_key * (self.shape.d_head + 1)
         return memory + length % self.segment * self.shape.cached
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Those of the current segment."""
+        return self.shape.kept(length % self.segment)
 
     def _recalled(self, feature: Tensor, memory: Tensor, total: Tensor) -> Float[Tensor, "B H Q D"]:
         return feature @ memory / (feature * total[:, :, None]).sum(-1, keepdim=True).clamp(min=_SMALL)

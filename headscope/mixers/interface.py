@@ -29,6 +29,21 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
+class KeptTokens:
+    """Keys and values in a mixer's state that are still those that its layer was given.
+
+    Attributes:
+        tokens: tokens that have a key or a value there, in any head.
+        keys: numbers in the keys, once for heads that share them.
+        values: numbers in the values, likewise.
+    """
+
+    tokens: int = 0
+    keys: int = 0
+    values: int = 0
+
+
+@dataclass(frozen=True)
 class MixerShape:
     """Sizes a mixer is built for.
 
@@ -63,7 +78,12 @@ class MixerShape:
     @property
     def cached(self) -> int:
         """Numbers in the keys and values of one token, of all heads."""
-        return (self.key_heads or self.n_heads) * self.d_key + (self.value_heads or self.n_heads) * self.d_head
+        return self.kept(1).keys + self.kept(1).values
+
+    def kept(self, tokens: int) -> KeptTokens:
+        """Keys and values of some tokens, of all heads."""
+        keys, values = self.key_heads or self.n_heads, self.value_heads or self.n_heads
+        return KeptTokens(tokens, tokens * keys * self.d_key, tokens * values * self.d_head)
 
 
 @dataclass(frozen=True)
@@ -241,6 +261,10 @@ class Mixer(nn.Module, ABC):
     def state_size(self, length: int) -> int:
         """Numbers this layer keeps for one text of ``length`` tokens to read the next one."""
 
+    def kept_tokens(self, length: int) -> KeptTokens:  # noqa: ARG002
+        """Those of them that are keys and values as given, which a layer may share or make anew; none by default."""
+        return KeptTokens()
+
 
 class RowMixer(Mixer):
     """A mixer whose row is a function of that row's query and of the keys and gates up to it.
@@ -264,6 +288,10 @@ class RowMixer(Mixer):
     def state_size(self, length: int) -> int:
         """A key, a value and the gates for every token and head."""
         return length * (self.shape.cached + self.shape.n_heads * self.gate_width)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Of every token."""
+        return self.shape.kept(length)
 
     @property
     def gate_width(self) -> int:

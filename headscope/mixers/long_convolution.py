@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, RowMixer, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, RowMixer, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 from headscope.mixers.modes import Modes, convolve, toeplitz
 from headscope.mixers.same_width import check_same_width
@@ -251,7 +252,12 @@ class H3(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """The last keys, and a complex number for each mode of each channel."""
-        return (self.taps.shape[-1] - 1 + 2 * self.order) * self.shape.n_heads * self.shape.d_head
+        modes = 2 * self.order * self.shape.n_heads * self.shape.d_head
+        return self.shape.kept(self.taps.shape[-1] - 1).keys + modes
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """The last keys."""
+        return replace(self.shape.kept(min(length, self.taps.shape[-1] - 1)), values=0)
 
     def _kernel(self, size: int) -> Float[Tensor, "H D L"]:
         kernel = self.diagonal().kernel(size)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from headscope.config import Config
 from headscope.errors import UnsupportedError
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape
 from headscope.mixers.kinds import MatrixKind, RowKind
 
 
@@ -27,6 +27,10 @@ class BothWays(Mixer):
     def state_size(self, length: int) -> int:
         """Queries, keys and values of all tokens, since another token changes every row."""
         return length * (self.shape.cached + self.shape.n_heads * self.shape.d_key)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Of every token."""
+        return self.shape.kept(length)
 
 
 def segment_means(x: Float[Tensor, "B H T E"], count: int) -> Float[Tensor, "B H count E"]:

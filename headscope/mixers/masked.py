@@ -14,7 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from headscope.config import Config
 from headscope.errors import ConfigError
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.mask_patterns import Part, Place, Window
 
 
@@ -127,11 +127,16 @@ class Masked(Mixer):
 
     def state_size(self, length: int) -> int:
         """The position, and keys and values that a later row sees, in any of the heads that share them."""
+        tokens = self.kept_tokens(length)
+        return 1 + tokens.keys + tokens.values
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """All but the position."""
         columns, heads = torch.arange(length), self.shape.n_heads
         kept = torch.stack([self._last_row(head, columns) >= length for head in range(heads)])
         keys, values = self.shape.key_heads or heads, self.shape.value_heads or heads
-        tokens = [int(kept.reshape(groups, -1, length).any(1).sum()) for groups in (keys, values)]
-        return 1 + tokens[0] * self.shape.d_key + tokens[1] * self.shape.d_head
+        of_keys, of_values = (int(kept.reshape(groups, -1, length).any(1).sum()) for groups in (keys, values))
+        return KeptTokens(int(kept.any(0).sum()), of_keys * self.shape.d_key, of_values * self.shape.d_head)
 
     def _prepared(self, given: MixerInput) -> tuple[MixerInput, Int[Tensor, "H Q K"]]:
         heads, length = range(self.shape.n_heads), given.key.shape[2]

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from headscope.config import Config
 from headscope.mixers.head_linear import HeadLinear
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.modes import convolve
 from headscope.mixers.state_space import CEMA, CEMASettings
 
@@ -85,9 +85,12 @@ class Megalodon(Mixer):
 
     def state_size(self, length: int) -> int:
         """Keys and values of the chunk so far, and the modes of the average."""
-        seen = (length - 1) % self.chunk + 1 if length else 0
-        per_head = seen * (self.shape.d_key + self.shape.d_head) + 2 * self.average.order * self.shape.d_key
-        return self.shape.n_heads * per_head
+        kept = self.kept_tokens(length)
+        return self.shape.n_heads * self.shape.d_key * (kept.tokens + 2 * self.average.order) + kept.values
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """The values of the chunk so far."""
+        return replace(self.shape.kept((length - 1) % self.chunk + 1 if length else 0), keys=0)
 
     def _query_key(self, averaged: Float[Tensor, "B H T E"]) -> tuple[Tensor, Tensor]:
         unit = normalize(averaged, dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import logsigmoid, normalize
 from headscope.config import Config
 from headscope.mixers.decay import log_decay_between
 from headscope.mixers.head_linear import HeadLinear
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 
 
@@ -88,3 +89,7 @@ class Path(Mixer):
         """Each head's reflected key of every token, its value, and with ``forget`` its decay so far."""
         values = (self.shape.value_heads or self.shape.n_heads) * self.shape.d_head
         return length * (self.shape.n_heads * (self.shape.d_key + int(self.forget is not None)) + values)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """The values; keys are reflected."""
+        return replace(self.shape.kept(length), keys=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.functional import gelu
 
 from headscope.config import Config
 from headscope.mixers.head_linear import HeadLinear
-from headscope.mixers.interface import MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, MixerInput, MixerShape, State
 from headscope.mixers.modes import convolve
 from headscope.mixers.nonlinear import Nonlinear
 
@@ -111,7 +112,12 @@ class ConvolutionFFN(Nonlinear):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """The last inputs of each convolution, one fewer than there are taps."""
-        return 2 * (self.taps.shape[-1] - 1) * self.shape.n_heads * self.shape.d_head
+        last = self.taps.shape[-1] - 1
+        return self.shape.kept(last).values + last * self.shape.n_heads * self.shape.d_head
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """The last values."""
+        return replace(self.shape.kept(min(length, self.taps.shape[-1] - 1)), keys=0)
 
 
 def _largest(value: Float[Tensor, "B H T D"], seen: Tensor) -> Float[Tensor, "B H T D"]:

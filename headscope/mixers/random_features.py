@@ -1,8 +1,8 @@
-"""Random features: an exponential of a score as the mean of products."""
+"""Random features: a kernel of a query and a key as the mean of products."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,8 +14,9 @@ from headscope.config import Config
 from headscope.mixers.decay import decay_between
 from headscope.mixers.head_linear import HeadLinear
 from headscope.mixers.interface import Mix, MixerInput, MixerShape, RowMixer
-from headscope.mixers.kinds import MatrixKind
+from headscope.mixers.kinds import MatrixKind, RowKind
 from headscope.mixers.linear import FeatureMixer
+from headscope.mixers.log_features import LogFeatureMixer
 
 _LOWEST = 1e-2
 
@@ -30,78 +31,89 @@ def random_directions(heads: int, count: int, width: int) -> Float[Tensor, "head
     return (rotations * lengths).mT.contiguous()
 
 
-def positive_features(
-    x: Float[Tensor, "B H T E"], directions: Float[Tensor, "H E F"], *, of_query: bool
-) -> Float[Tensor, "B H T F"]:
-    """``exp(w . x - |x|^2 / 2) / sqrt F`` for each direction w.
-
-    A query's are divided by its largest, which the row sum takes out again; a key's are at most ``exp(|w|^2 / 2)``.
-    """
-    along = x @ directions
-    shift = along.amax(-1, keepdim=True) if of_query else x.square().sum(-1, keepdim=True) / 2
-    return (along - shift).exp() * directions.shape[-1] ** -0.5
+def log_positive_features(x: Float[Tensor, "B H T E"], directions: Float[Tensor, "H E F"]) -> Float[Tensor, "B H T F"]:
+    """``w . x - |x|^2 / 2`` for each direction w: the logarithm of Performer's positive features, times ``sqrt F``."""
+    return x @ directions - x.square().sum(-1, keepdim=True) / 2
 
 
 class RandomFeatureSettings(Config):
     """Of random features.
 
     Attributes:
-        features: ``positive``: exponentials along fixed random directions; ``fourier``: sines and cosines of unit
-            queries and keys along them, each channel times a learned width.
         count: directions of each head.
     """
 
-    features: Literal["positive", "fourier"] = "positive"
     count: int = Field(default=32, ge=1)
 
 
-class RandomFeatures(FeatureMixer):
-    """``M_ij = phi(q_i) . phi(k_j) / sum``, where ``E phi(x) . phi(y)`` is the exponential kernel.
+class RandomFeatures(LogFeatureMixer):
+    """``M_ij = phi(q_i) . phi(k_j) / sum``, ``phi(x)_m = exp(w_m . x - |x|^2 / 2) / sqrt F``, w Gaussian.
 
-    ``positive`` is Performer's FAVOR+ (Choromanski et al. 2020, 2009.14794), whose mean is
-    ``exp(x . y)`` of queries and keys times the square root of the scale. ``fourier`` is RFA (Peng et al. 2021,
-    2103.02143), whose mean is ``exp(-|x - y|^2 / 2)``; its row sums are kept at 0.01 or more.
+    Performer's FAVOR+ (Choromanski et al. 2020, 2009.14794): the mean of a product over directions is
+    ``exp(x . y)``, of queries and keys times the square root of the scale.
 
     Attributes:
         directions: (head, d_key, direction), drawn once.
-        widths: (head, 1, d_key), of sines and cosines.
     """
 
+    settings_type: ClassVar[type[Config]] = RandomFeatureSettings
+    directions: Tensor
+
+    def __init__(self, shape: MixerShape, settings: RandomFeatureSettings) -> None:
+        super().__init__(shape, settings)
+        self.feature_width = settings.count
+        self.register_buffer("directions", random_directions(shape.n_heads, settings.count, shape.d_key))
+
+    def log_query_features(self, query: Tensor, scale: float) -> Tensor:
+        """``w . q``; the rest is a constant of the row."""
+        return query * scale**0.5 @ self.directions
+
+    def log_key_features(self, key: Tensor, scale: float) -> Tensor:
+        """``w . k - |k|^2 / 2``."""
+        return log_positive_features(key * scale**0.5, self.directions)
+
+
+class FourierFeatures(FeatureMixer):
+    """``M_ij = phi(q_i) . phi(k_j) / sum``, phi the sines and cosines of unit queries and keys along directions.
+
+    RFA (Peng et al. 2021, 2103.02143): each channel is times a learned width, and the mean of a product over
+    directions is ``exp(-|x - y|^2 / 2)``. Row sums are kept at 0.01 or more.
+
+    Attributes:
+        directions: (head, d_key, direction), drawn once.
+        widths: (head, 1, d_key).
+    """
+
+    row_kind: RowKind = "signed"
     by_head: ClassVar[bool] = True
     settings_type: ClassVar[type[Config]] = RandomFeatureSettings
     directions: Tensor
 
     def __init__(self, shape: MixerShape, settings: RandomFeatureSettings) -> None:
         super().__init__(shape, settings)
-        self.fourier = settings.features == "fourier"
-        self.row_kind = "signed" if self.fourier else "stochastic"
-        self.feature_width = settings.count * (2 if self.fourier else 1)
+        self.feature_width = 2 * settings.count
         self.register_buffer("directions", random_directions(shape.n_heads, settings.count, shape.d_key))
-        self.widths = nn.Parameter(torch.ones(shape.n_heads, 1, shape.d_key)) if self.fourier else None
+        self.widths = nn.Parameter(torch.ones(shape.n_heads, 1, shape.d_key))
 
-    def query_features(self, query: Tensor, scale: float) -> Tensor:
+    def query_features(self, query: Tensor, scale: float) -> Tensor:  # noqa: ARG002
         """Features of a query."""
-        if self.widths is not None:
-            return self._waves(query, self.widths)
-        return positive_features(query * scale**0.5, self.directions, of_query=True)
+        return self._waves(query)
 
-    def key_features(self, key: Tensor, scale: float) -> Tensor:
+    def key_features(self, key: Tensor, scale: float) -> Tensor:  # noqa: ARG002
         """Features of a key."""
-        if self.widths is not None:
-            return self._waves(key, self.widths)
-        return positive_features(key * scale**0.5, self.directions, of_query=False)
+        return self._waves(key)
 
     def divisor(self, total: Tensor) -> Tensor:
-        """The row sum; of sines and cosines at least 0.01, since it may be anything."""
-        return total.clamp_min(_LOWEST) if self.fourier else total + self.small
+        """The row sum, at least 0.01, since it may be anything."""
+        return total.clamp_min(_LOWEST)
 
-    def _waves(self, x: Tensor, widths: Tensor) -> Tensor:
-        along = (normalize(x, dim=-1) * widths) @ self.directions
+    def _waves(self, x: Tensor) -> Tensor:
+        along = (normalize(x, dim=-1) * self.widths) @ self.directions
         return torch.cat([along.sin(), along.cos()], -1) * self.directions.shape[-1] ** -0.5
 
 
-class GatedRandomFeatures(RandomFeatures):
-    """Random features with a forget gate: ``S_t = g_t S_{t-1} + (1 - g_t) phi(k_t) v_t^T``, and its sum of keys alike.
+class GatedFourierFeatures(FourierFeatures):
+    """Fourier features with a forget gate: ``S_t = g_t S_{t-1} + (1 - g_t) phi(k_t) v_t^T``, its sum of keys alike.
 
     ``M_ij = phi(q_i) . phi(k_j) (1 - g_j) prod_{j < t <= i} g_t / sum`` (Peng et al. 2021, 2103.02143).
 
@@ -165,8 +177,9 @@ class RelativeFeatures(RowMixer):
 
     def mix(self, given: MixerInput) -> Mix:
         """Products of features times the exponential of the biases, then the row sums."""
-        query = positive_features(normalize(given.query, dim=-1), self.directions, of_query=True)
-        key = positive_features(normalize(given.key, dim=-1), self.directions, of_query=False)
+        query, key = (
+            log_positive_features(normalize(part, dim=-1), self.directions).exp() for part in (given.query, given.key)
+        )
         last = self.shape.n_ctx - 1
         bias = self.bias[:, given.offsets.clamp(-last, last) + last].masked_fill(~given.visible, -torch.inf)
         weights = (query @ key.mT) * (bias - bias.amax(-1, keepdim=True)).exp()

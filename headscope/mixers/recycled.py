@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.selection import earlier_first, masked_softmax, top_mask
 
 
@@ -72,3 +72,7 @@ class Recycled(Mixer):
         """Keys and values, and the places of the chosen keys."""
         full = length // self.stride * self.stride
         return length * self.shape.cached + self.shape.n_heads * min(self.keys, full)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Of every token."""
+        return self.shape.kept(length)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headscope.config import Config
 from headscope.mixers.block_choice import BlockSettings, earlier_blocks, in_blocks, open_blocks
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.selection import masked_softmax
 
 
@@ -58,6 +58,10 @@ class RegionRouting(Mixer):
     def state_size(self, length: int) -> int:
         """Keys and values, and a sum of queries for each head."""
         return length * self.shape.cached + self.shape.n_heads * self.shape.d_key
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Of every token."""
+        return self.shape.kept(length)
 
 
 class ChunkSettings(Config):
@@ -125,3 +129,7 @@ class ChunkRouting(Mixer):
         """Keys and values, the key of each complete chunk, and the queries of the unfinished one."""
         extra = length // self.size + length % self.size
         return length * self.shape.cached + self.shape.n_heads * self.shape.d_key * extra
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Of every token."""
+        return self.shape.kept(length)

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from headscope.config import Config
 from headscope.mixers.head_linear import HeadLinear
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 from headscope.mixers.same_width import check_same_width
 
@@ -104,8 +104,12 @@ class RWKV4(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """Numerator, denominator and largest score of each channel and perspective; the last token if it is shifted."""
-        numbers = 3 * self.views + (0 if self.shift is None else 2)
-        return numbers * self.shape.n_heads * self.shape.d_head
+        last = self.shape.cached if self.shift is not None else 0
+        return 3 * self.views * self.shape.n_heads * self.shape.d_head + last
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """The last token, if it is shifted."""
+        return self.shape.kept(0 if self.shift is None else min(length, 1))
 
     def _weights(self, given: MixerInput, key: Float[Tensor, "B H T D"]) -> Float[Tensor, "B H D T T"]:
         offsets = given.offsets

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 
 
 class SegmentMemorySettings(Config):
@@ -113,9 +113,12 @@ class SegmentMemory(Mixer):
 
     def state_size(self, length: int) -> int:
         """Keys and values of the slots, of the current segment, and of the one before where rows see it."""
-        tokens = length % self.segment + min(self.kept, length // self.segment * self.segment)
-        slots = self.shape.n_heads * self.slots * (self.shape.d_key + self.shape.d_head)
-        return slots + tokens * self.shape.cached
+        tokens = self.kept_tokens(length)
+        return self.shape.n_heads * self.slots * (self.shape.d_key + self.shape.d_head) + tokens.keys + tokens.values
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Those of both segments."""
+        return self.shape.kept(length % self.segment + min(self.kept, length // self.segment * self.segment))
 
     def _writing(self, memory: Tensor, key: Tensor, scale: float) -> Float[Tensor, "B H slots slots_and_segment"]:
         """A: what each slot takes of the slots and of the tokens of a segment."""

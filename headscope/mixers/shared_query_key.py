@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from headscope.mixers.interface import Mix, Mixer, MixerInput, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, State
 
 
 class SharedQueryKey(Mixer):
@@ -44,6 +44,10 @@ class SharedQueryKey(Mixer):
         """x of every token and head, and a value of every token and value head."""
         shape = self.shape
         return length * (shape.n_heads * shape.d_key + (shape.value_heads or shape.n_heads) * shape.d_head)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """The values; x is not a key."""
+        return replace(self.shape.kept(length), keys=0)
 
 
 def _shared(given: MixerInput) -> MixerInput:

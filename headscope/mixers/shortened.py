@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid, pad
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import RowKind
 
 
@@ -73,9 +73,12 @@ class Hourglass(Mixer):
 
     def state_size(self, length: int) -> int:
         """Each block's key and value, the tokens of the next one, the current z, and how many tokens came."""
-        blocks, key, value = -(-length // self.stride), self.shape.d_key, self.shape.d_head
-        per_head = blocks * (key + value) + (self.stride - 1) * (2 * key + value) + value
-        return self.shape.n_heads * per_head + 1
+        shape, blocks, waiting = self.shape, -(-length // self.stride), self.stride - 1
+        return (blocks + waiting) * shape.cached + shape.n_heads * (waiting * shape.d_key + shape.d_head) + 1
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Those of the next block's tokens."""
+        return self.shape.kept(min(length, self.stride - 1))
 
 
 class TokenPooling(Mixer):
@@ -101,9 +104,8 @@ class TokenPooling(Mixer):
         self.bias = nn.Parameter(torch.tensor(-1.0))
 
     def gates(self, stream: Float[Tensor, "B T d_model"]) -> dict[str, Tensor]:
-        """``w . x_t + b``, the same for all heads: (B, H, T)."""
-        boundary = stream @ self.weight + self.bias
-        return {"boundary": boundary[:, None].expand(-1, self.shape.n_heads, -1)}
+        """``w . x_t + b``, one for all heads: (B, 1, T)."""
+        return {"boundary": (stream @ self.weight + self.bias)[:, None]}
 
     def mix(self, given: MixerInput) -> Mix:
         """Rows of every possible end, then those of the last end up to each token."""
@@ -118,7 +120,7 @@ class TokenPooling(Mixer):
         scores = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)  # a row that sees no end is not read
         rows = scores.softmax(-1) @ means
         last = torch.where(ends, columns, -1).cummax(-1).values
-        chosen = rows.gather(2, last.clamp_min(0)[..., None].expand_as(rows)) * (last >= 0)[..., None]
+        chosen = rows.gather(2, last.clamp_min(0)[..., None].expand(rows.shape)) * (last >= 0)[..., None]
         return Mix(chosen[:, :, given.first_row :], given.value)
 
     def start(self, token: MixerInput) -> State:
@@ -134,5 +136,9 @@ class TokenPooling(Mixer):
         return self.mix(replace(given, gates={"boundary": after["boundary"]})).z[:, :, -1:], after
 
     def state_size(self, length: int) -> int:
-        """Query, key, value and boundary of every token."""
-        return length * self.shape.n_heads * (2 * self.shape.d_key + self.shape.d_head + 1)
+        """Query, key and value of every token, and its one boundary."""
+        return length * (self.shape.cached + self.shape.n_heads * self.shape.d_key + 1)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Of every token."""
+        return self.shape.kept(length)

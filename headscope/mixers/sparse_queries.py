@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.selection import masked_softmax
 
 
@@ -73,3 +73,7 @@ class SparseQueries(Mixer):
     def state_size(self, length: int) -> int:
         """Keys, values, and one number for each row and head."""
         return length * (self.shape.cached + self.shape.n_heads)
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Of every token."""
+        return self.shape.kept(length)

@@ -41,7 +41,7 @@ class MeanPool(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """The mean of each channel, and how many tokens came."""
-        return self.shape.n_heads * self.shape.d_head + 1
+        return (self.shape.value_heads or self.shape.n_heads) * self.shape.d_head + 1
 
 
 class FourierMixing(Mixer):

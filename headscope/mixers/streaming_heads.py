@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from headscope.config import Config
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, RowMixer, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, RowMixer, State
 
 
 class GatedStreamingSettings(Config):
@@ -126,9 +126,22 @@ class Compensated(Mixer):
 
     def state_size(self, length: int) -> int:
         """Keys and values of full heads; of others the kept ones and two sums; and how many were dropped."""
-        near = min(length, self.first + self.window - 1)
-        tokens = self.full * length + (self.shape.n_heads - self.full) * (near + 1)
-        return tokens * (self.shape.d_key + self.shape.d_head) + 1
+        shape, heads = self.shape, self.shape.n_heads
+        keys, values = (groups - self.full * groups // heads for groups in self._groups())
+        kept = self.kept_tokens(length)
+        return kept.keys + kept.values + keys * shape.d_key + values * shape.d_head + 1
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """All but the sums and the number; heads that share with a full one keep everything."""
+        near, heads = min(length, self.first + self.window - 1), self.shape.n_heads
+        of_keys, of_values = (
+            near * groups + (length - near) * (-(-self.full * groups // heads)) for groups in self._groups()
+        )
+        return KeptTokens(length if self.full else near, of_keys * self.shape.d_key, of_values * self.shape.d_head)
+
+    def _groups(self) -> tuple[int, int]:
+        """Heads with keys of their own, and with values."""
+        return self.shape.key_heads or self.shape.n_heads, self.shape.value_heads or self.shape.n_heads
 
 
 def dropped(given: MixerInput, first: int, window: int) -> Bool[Tensor, "Q K"]:

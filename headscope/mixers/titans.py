@@ -14,7 +14,7 @@ from headscope.config import Config
 from headscope.mixers.decay import decay_between
 from headscope.mixers.delta import delta_matrix
 from headscope.mixers.head_linear import HeadLinear
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 
 
@@ -134,6 +134,10 @@ class TitansGate(Mixer):
     def state_size(self, length: int) -> int:
         """The memory, and the window's keys and values."""
         return self.memory.state_size(length) + min(length, self.window) * self.shape.cached
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Those of the window."""
+        return self.shape.kept(min(length, self.window))
 
 
 class TTTSettings(Config):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headscope.config import Config
 from headscope.mixers.head_linear import HeadLinear
-from headscope.mixers.interface import Mix, Mixer, MixerInput, MixerShape, State
+from headscope.mixers.interface import KeptTokens, Mix, Mixer, MixerInput, MixerShape, State
 from headscope.mixers.kinds import MatrixKind, RowKind
 from headscope.mixers.titans import Titans, unit
 
@@ -85,9 +85,14 @@ class TitansContext(Mixer):
         return z, {**memory, "before": state["before"], **joined}
 
     def state_size(self, length: int) -> int:
-        """Three matrices, and four vectors for each token of the segment so far."""
-        matrix, tokens = self.shape.d_key * self.shape.d_head, (length - 1) % self.segment + 1
-        return self.shape.n_heads * (3 * matrix + 2 * tokens * (self.shape.d_key + self.shape.d_head))
+        """Three matrices, and for each token of the segment so far its key and value, and for each head two vectors."""
+        shape, tokens = self.shape, self.kept_tokens(length)
+        context = shape.n_heads * tokens.tokens * (shape.d_key + shape.d_head)
+        return 3 * shape.n_heads * shape.d_key * shape.d_head + tokens.keys + tokens.values + context
+
+    def kept_tokens(self, length: int) -> KeptTokens:
+        """Those of the segment so far."""
+        return self.shape.kept((length - 1) % self.segment + 1)
 
     def _weights(
         self, given: MixerInput, key: Tensor, context_key: Tensor, seen: Bool[Tensor, "Q K"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -64,10 +64,6 @@ class AnswerBatch:
         tensors = (self.tokens[part], self.counted[part], self.source[part])
         texts, names, depths = self.texts[part], self.names[part], self.depths[part]
         return AnswerBatch(tensors[0], self.prompt_length, *tensors[1:], texts, names, depths, self.measure)
-
-    def copies_only(self) -> AnswerBatch:
-        """The same examples with only those rows counted that copy from the prompt."""
-        return replace(self, counted=self.counted & (self.source >= 0))
 
 
 def needle_answers(task: NeedleBatch) -> AnswerBatch:

@@ -82,8 +82,8 @@ def build_passkeys(
         Based on the content of the text, what is the first passkey to the vault? \\n Passkey: kilo echo ... \\n\\n
 
     ``batch.labels`` are those tokens: the released loss compares the hidden states at these very positions, not at the
-    rows before them, which ``batch.counted`` is for. ``batch.copies_only()`` counts the words alone. The wording is
-    the release's without its misspelling and its markup for a book. Where words differ in tokens, the prompts are as
+    rows before them, which ``batch.counted`` is for. Only words have a ``batch.source`` from 0 up. The wording is the
+    release's without its misspelling and its markup for a book. Where words differ in tokens, the prompts are as
     long as the longest answers leave, and the others are padded on the right.
 
     Raises:

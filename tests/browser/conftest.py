@@ -34,6 +34,7 @@ _FLAGS = [
     "--disable-sync",
     "--no-first-run",
 ]
+_PATIENCE_MS = 15_000  # as long as for an action: other tests keep the machine busy
 _ADVICE = "no Chromium on this machine: apt-get install chromium, or name one in HEADSCOPE_CHROMIUM"
 
 
@@ -49,8 +50,9 @@ def browser() -> Iterator[Browser]:
     if path is None:
         assert not os.environ.get("CI"), _ADVICE
         pytest.skip(_ADVICE)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=_PATIENCE_MS)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=path, args=_FLAGS)
         yield opened
@@ -85,10 +87,19 @@ def demo_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def served(demo_runs: Path) -> Iterator[str]:
-    """Address of a dashboard over the shipped runs, shared by all tests that change nothing in it."""
-    with serving(demo_runs) as (address, _):
-        yield address
+def served_site(demo_runs: Path) -> Iterator[tuple[str, Site]]:
+    """A dashboard over the shipped runs and its site, shared by all tests that save nothing in it.
+
+    So one model process, which takes seconds to start, answers the questions of all of them.
+    """
+    with serving(demo_runs) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def served(served_site: tuple[str, Site]) -> str:
+    """Address of that dashboard."""
+    return served_site[0]
 
 
 @pytest.fixture
@@ -108,7 +119,7 @@ def new_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 
     def open_context(**options: Any) -> BrowserContext:
         context = browser.new_context(**{"viewport": {"width": 1440, "height": 900}, **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(_PATIENCE_MS)
 
         def guard(route: Any) -> None:
             if urlsplit(route.request.url).hostname in ("127.0.0.1", "localhost"):

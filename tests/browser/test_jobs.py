@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, Locator, Page, expect
 
-from app.forms import COMMANDS
+from app.forms import COMMANDS, find_command, parse_form
+from app.score_config import ScoreConfig
 from app.site import Site
 from headscope.runs import Run, list_runs
 from tests.browser.conftest import serving
@@ -74,6 +75,12 @@ def _fill_two(page: Page, address: str) -> None:
     expect(page.locator("#jobs-line")).to_contain_text("repeated_examples=4")
 
 
+def _submit_two(site: Site) -> None:
+    """The same without the form, for tests of what comes after it."""
+    given = {"model": "planted:induction", "probes": ["induction", "sink"], "checks": ["none"]}
+    site.jobs.submit("score", find_command("score").words(parse_form(ScoreConfig, given), site.root), "two stages")
+
+
 def _start(page: Page) -> None:
     page.get_by_role("button", name="Start", exact=True).click()
 
@@ -109,9 +116,9 @@ def test_a_started_job_is_seen_to_its_end_and_its_run_opens(
 def test_a_job_cancelled_in_the_middle_leaves_a_run_that_resume_finishes(
     root: Path, held: Path, page: Page, serve_folder: Callable[..., tuple[str, Site]]
 ) -> None:
-    address, _ = serve_folder(root, program=PROGRAM)
-    _fill_two(page, address)
-    _start(page)
+    address, site = serve_folder(root, program=PROGRAM)
+    _submit_two(site)
+    page.goto(f"{address}/jobs")
     expect(_row(page)).to_contain_text("stage 2 of", timeout=_FOR_A_RUN)
     _row(page).get_by_role("button", name="Cancel").click()
     expect(_row(page)).to_have_attribute("data-state", "cancelled", timeout=_FOR_A_RUN)
@@ -129,9 +136,9 @@ def test_a_job_cancelled_in_the_middle_leaves_a_run_that_resume_finishes(
 
 
 def test_a_job_outlives_its_server_and_its_tab(root: Path, held: Path, page: Page) -> None:
-    with serving(root, program=PROGRAM) as (address, _):
-        _fill_two(page, address)
-        _start(page)
+    with serving(root, program=PROGRAM) as (address, site):
+        _submit_two(site)
+        page.goto(f"{address}/jobs")
         expect(_row(page)).to_have_attribute("data-state", "running", timeout=_FOR_A_RUN)
         page.goto("about:blank")
     with serving(root) as (address, _):
@@ -154,13 +161,16 @@ def test_two_tabs_show_the_same_jobs(
     first, second = context.new_page(), context.new_page()
     second.goto(f"{address}/jobs")
     expect(second.locator("#jobs-list-body")).to_contain_text("No job was started")
+    first.bring_to_front()  # a tab that is not in front draws once in a second: it looks on, and hears the news
     _fill_two(first, address)
     _start(first)
     for tab in (first, second):
         expect(_row(tab)).to_have_attribute("data-state", "running", timeout=_FOR_A_RUN)
+    second.bring_to_front()
     _row(second).get_by_role("button", name="Cancel").click()
     for tab in (second, first):
         expect(_row(tab)).to_have_attribute("data-state", "cancelled", timeout=_FOR_A_RUN)
+    first.bring_to_front()
     _row(first).get_by_role("button", name="Remove").click()
     first.locator("#jobs-keep").click()
     expect(first.locator(".hs-job")).to_have_count(1)
@@ -199,22 +209,30 @@ def test_wrong_values_are_sentences_and_nothing_is_lost(served: str, page: Page)
 
 
 def test_the_address_chooses_the_form(served: str, page: Page) -> None:
-    for command in [form.name for form in COMMANDS]:
+    """That every other command is chosen so too is in tests/test_page_jobs.py."""
+    for command in ("inspect", COMMANDS[-1].name):
         page.goto(f"{served}/jobs?command={command}&model=planted:sink")
-        expect(page.locator(f"#jobs-form-{command}")).to_be_visible()
-        expect(page.locator(".hs-forms > div:visible")).to_have_count(1)
-        expect(page.locator("#jobs-line")).to_contain_text(f"headscope {command} ")
-        if command in ("score", "inspect", "lab"):
-            expect(page.locator("#jobs-line")).to_contain_text("planted:sink")
+        _expect_form(page, command)
+    for form in COMMANDS:
+        page.locator("#jobs-command").get_by_text(form.title, exact=True).click()
+        _expect_form(page, form.name)
+
+
+def _expect_form(page: Page, command: str) -> None:
+    expect(page.locator(f"#jobs-form-{command}")).to_be_visible()
+    expect(page.locator(".hs-forms > div:visible")).to_have_count(1)
+    expect(page.locator("#jobs-line")).to_contain_text(f"headscope {command} ")
+    if command in ("score", "inspect", "lab"):
+        expect(page.locator("#jobs-line")).to_contain_text("planted:sink")
 
 
 @pytest.mark.usefixtures("held")
 def test_the_buttons_keep_the_focus_while_the_list_changes(
     root: Path, page: Page, serve_folder: Callable[..., tuple[str, Site]]
 ) -> None:
-    address, _ = serve_folder(root, program=PROGRAM)
-    _fill_two(page, address)
-    _start(page)
+    address, site = serve_folder(root, program=PROGRAM)
+    _submit_two(site)
+    page.goto(f"{address}/jobs")
     expect(_row(page)).to_contain_text("stage 2 of", timeout=_FOR_A_RUN)
     cancel = _row(page).get_by_role("button", name="Cancel")
     cancel.focus()

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -16,7 +16,6 @@ import pytest
 from app.live.requests import LabRequest, ModelChoice
 from app.site import Site
 from headscope.runs.index import list_runs
-from tests.browser.conftest import serving
 
 pytest.importorskip("playwright")
 from playwright.sync_api import expect
@@ -27,19 +26,6 @@ if TYPE_CHECKING:
 TEXT = "the old keeper said that the old"
 Serve = Callable[[Path], tuple[str, Site]]
 LOAD_MS = 60_000
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of an empty folder's dashboard, for tests that only ask its model process, which takes long to start."""
-    with serving(tmp_path_factory.mktemp("lab")) as (address, _):
-        yield address
-
-
-@pytest.fixture
-def lab(serve_folder: Serve, tmp_path: Path) -> tuple[str, Site]:
-    """Address of an empty folder's dashboard, and its site, of one's own."""
-    return serve_folder(tmp_path)
 
 
 def open_lab(page: Page, address: str, **query: Any) -> None:
@@ -54,8 +40,8 @@ def first_token(page: Page) -> str:
     return page.locator("#lab-next-body .lab-token").first.inner_text()
 
 
-def test_typing_shows_the_prediction_and_the_last_text_wins(page: Page, lab: tuple[str, Site]) -> None:
-    address, site = lab
+def test_typing_shows_the_prediction_and_the_last_text_wins(page: Page, served_site: tuple[str, Site]) -> None:
+    address, site = served_site
     open_lab(page, address)
     expect(page.locator("#lab-strip-body")).to_contain_text("Write a text above")
     expect(page.locator("#lab-next")).to_be_hidden()
@@ -77,8 +63,8 @@ def test_typing_shows_the_prediction_and_the_last_text_wins(page: Page, lab: tup
     expect(page.get_by_text("Something went wrong inside Headscope")).to_have_count(0)
 
 
-def test_ticked_heads_are_ablated_compared_and_removed(page: Page, shared: str) -> None:
-    open_lab(page, shared, text=TEXT)
+def test_ticked_heads_are_ablated_compared_and_removed(page: Page, served: str) -> None:
+    open_lab(page, served, text=TEXT)
     expect_source(page, "next", "LIVE, NOT SAVED")
     page.locator("#lab-heads").click()
     page.keyboard.type("L0H0,L1H0,")
@@ -93,8 +79,8 @@ def test_ticked_heads_are_ablated_compared_and_removed(page: Page, shared: str) 
     expect(page.locator("#lab-strip-body")).to_contain_text("z is set to 0): L0H0.", timeout=LOAD_MS)
 
 
-def test_a_policy_brings_its_budget_and_is_kept_in_the_address(page: Page, shared: str) -> None:
-    open_lab(page, shared, text=TEXT)
+def test_a_policy_brings_its_budget_and_is_kept_in_the_address(page: Page, served: str) -> None:
+    open_lab(page, served, text=TEXT)
     expect_source(page, "next", "LIVE, NOT SAVED")
     expect(page.locator("#lab-kept-box")).to_be_hidden()
     page.locator("#lab-policy").click()
@@ -112,21 +98,21 @@ def test_a_policy_brings_its_budget_and_is_kept_in_the_address(page: Page, share
     expect(page.get_by_text("Heads that keep everything", exact=True)).to_be_visible()
 
 
-def test_a_bad_question_is_one_sentence(page: Page, shared: str) -> None:
+def test_a_bad_question_is_one_sentence(page: Page, served: str) -> None:
     for wrong, said in (
         ({"heads": "L0H0,L99H3", "captures": 1}, "has no head L99H3"),
         ({"heads": "foo"}, "'foo' is not a head"),
         ({"a": "old keeper"}, "name exactly one token"),
     ):
-        open_lab(page, shared, text=TEXT, **wrong)
+        open_lab(page, served, text=TEXT, **wrong)
         expect(page.locator("#lab-strip-body")).to_contain_text(said, timeout=LOAD_MS)
         expect(page.locator("#lab-results")).to_have_attribute("data-refused", "yes")
         expect(page.locator("#lab-results .hs-notice:visible")).to_have_count(1)
         expect(page.locator("#lab-pin")).to_be_disabled()
 
 
-def test_a_token_is_chosen_by_click_and_the_temperature_is_local(page: Page, shared: str) -> None:
-    open_lab(page, shared, text=TEXT)
+def test_a_token_is_chosen_by_click_and_the_temperature_is_local(page: Page, served: str) -> None:
+    open_lab(page, served, text=TEXT)
     expect_source(page, "next", "LIVE, NOT SAVED")
     page.locator("#lab-tokens button").nth(4).click()
     expect(page.locator("#lab-next-caption")).to_contain_text("after position 4", timeout=LOAD_MS)
@@ -138,8 +124,8 @@ def test_a_token_is_chosen_by_click_and_the_temperature_is_local(page: Page, sha
     assert page.locator("#lab-lens-caption").inner_text() == before
 
 
-def test_a_position_does_not_outlive_the_text_that_it_was_of(page: Page, lab: tuple[str, Site]) -> None:
-    open_lab(page, lab[0], text=TEXT, position=7)
+def test_a_position_does_not_outlive_the_text_that_it_was_of(page: Page, served_site: tuple[str, Site]) -> None:
+    open_lab(page, served_site[0], text=TEXT, position=7)
     expect(page.locator("#lab-next-caption")).to_contain_text("after position 7", timeout=LOAD_MS)
     assert "position=7" in page.url
     expect_source(page, "effect", "LIVE, NOT SAVED")
@@ -150,8 +136,8 @@ def test_a_position_does_not_outlive_the_text_that_it_was_of(page: Page, lab: tu
     assert "position" not in page.url
 
 
-def test_leaving_the_page_takes_its_question_back(page: Page, lab: tuple[str, Site]) -> None:
-    address, site = lab
+def test_leaving_the_page_takes_its_question_back(page: Page, served_site: tuple[str, Site]) -> None:
+    address, site = served_site
     open_lab(page, address, text=TEXT)
     expect(page.locator("#lab-saved")).to_have_text("Live, not saved.", timeout=LOAD_MS)
     assert site.host.pid is not None
@@ -175,8 +161,8 @@ def wait_for(page: Page, condition: Callable[[], bool]) -> None:
         page.wait_for_timeout(50)
 
 
-def test_a_pinned_answer_opens_again_without_a_model(page: Page, lab: tuple[str, Site], serve_folder: Serve) -> None:
-    address, site = lab
+def test_a_pinned_answer_opens_again_without_a_model(page: Page, serve_folder: Serve, tmp_path: Path) -> None:
+    address, site = serve_folder(tmp_path)
     open_lab(page, address, text=TEXT, heads="L0H0", ablation="uniform")
     expect(page.locator("#lab-saved")).to_have_text("Live, not saved.", timeout=LOAD_MS)
     expect_source(page, "next", "LIVE, NOT SAVED")
@@ -198,8 +184,8 @@ def test_a_pinned_answer_opens_again_without_a_model(page: Page, lab: tuple[str,
     expect_source(page, "next", "LIVE, NOT SAVED")
 
 
-def test_asking_again_works_after_the_process_was_killed(page: Page, lab: tuple[str, Site]) -> None:
-    address, site = lab
+def test_asking_again_works_after_the_process_was_killed(page: Page, served_site: tuple[str, Site]) -> None:
+    address, site = served_site
     open_lab(page, address, text=TEXT)
     expect_source(page, "next", "LIVE, NOT SAVED")
     assert site.host.pid is not None
@@ -217,8 +203,8 @@ def test_asking_again_works_after_the_process_was_killed(page: Page, lab: tuple[
     expect_source(page, "next", "LIVE, NOT SAVED")
 
 
-def test_a_click_on_the_attribution_shows_where_the_head_looks(page: Page, lab: tuple[str, Site]) -> None:
-    open_lab(page, lab[0], text=TEXT, captures=1)
+def test_a_click_on_the_attribution_shows_where_the_head_looks(page: Page, served_site: tuple[str, Site]) -> None:
+    open_lab(page, served_site[0], text=TEXT, captures=1)
     expect_source(page, "clean", "LIVE, NOT SAVED")
     page.locator("#lab-attribution-graph").scroll_into_view_if_needed()
     box = page.locator("#lab-attribution-graph .heatmaplayer").bounding_box()
@@ -230,10 +216,10 @@ def test_a_click_on_the_attribution_shows_where_the_head_looks(page: Page, lab: 
     expect(page.locator("#lab-clean")).to_be_hidden()
 
 
-def test_two_tabs_keep_their_own_answers(page: Page, shared: str, new_context: Callable[..., Any]) -> None:
+def test_two_tabs_keep_their_own_answers(page: Page, served: str, new_context: Callable[..., Any]) -> None:
     other = new_context().new_page()
-    open_lab(page, shared, text=TEXT)
-    open_lab(other, shared, text="the river said that")
+    open_lab(page, served, text=TEXT)
+    open_lab(other, served, text="the river said that")
     expect(page.locator("#lab-strip-caption")).to_contain_text("8 tokens", timeout=LOAD_MS)
     expect(other.locator("#lab-strip-caption")).to_contain_text("5 tokens", timeout=LOAD_MS)
     page.locator("#lab-text").fill("the old keeper")

@@ -69,13 +69,10 @@ def hedgehog(mixer: Any, given: MixerInput) -> Tensor:
 
 
 def random_kernel(mixer: Any, given: MixerInput) -> Any:
-    """The mean over directions of ``exp(w . (x + y) - (|x|^2 + |y|^2) / 2)``, or of ``cos(w . (x - y))``."""
+    """The mean over directions of ``exp(w . (x + y) - (|x|^2 + |y|^2) / 2)``."""
 
     def kernel(row: int, column: int) -> Tensor:
         query, key = given.query[:, :, row], given.key[:, :, column]
-        if mixer.settings.features == "fourier":
-            apart = query / query.norm(dim=-1, keepdim=True) - key / key.norm(dim=-1, keepdim=True)
-            return torch.einsum("bhe,hef->bhf", apart * mixer.widths[:, 0], mixer.directions).cos().mean(-1)
         query, key = query * math.sqrt(given.scale), key * math.sqrt(given.scale)
         along = torch.einsum("bhe,hef->bhf", query + key, mixer.directions)
         return (along - (query.square().sum(-1) + key.square().sum(-1))[..., None] / 2).exp().mean(-1)
@@ -84,10 +81,21 @@ def random_kernel(mixer: Any, given: MixerInput) -> Any:
 
 
 def random_features(mixer: Any, given: MixerInput) -> Tensor:
-    return by_kernel(given, random_kernel(mixer, given), lowest=0.01 * (mixer.settings.features == "fourier"))
+    return by_kernel(given, random_kernel(mixer, given))
 
 
-def gated_random_features(mixer: Any, given: MixerInput) -> Tensor:
+def fourier_features(mixer: Any, given: MixerInput) -> Tensor:
+    """The mean over directions of ``cos(w . (x - y))``, of unit x and y."""
+
+    def kernel(row: int, column: int) -> Tensor:
+        query, key = given.query[:, :, row], given.key[:, :, column]
+        apart = query / query.norm(dim=-1, keepdim=True) - key / key.norm(dim=-1, keepdim=True)
+        return torch.einsum("bhe,hef->bhf", apart * mixer.widths[:, 0], mixer.directions).cos().mean(-1)
+
+    return by_kernel(given, kernel, lowest=0.01)
+
+
+def gated_fourier_features(mixer: Any, given: MixerInput) -> Tensor:
     along = [
         torch.einsum("bhte,hef->bhtf", x / x.norm(dim=-1, keepdim=True) * mixer.widths, mixer.directions)
         for x in (given.query, given.key)
@@ -315,7 +323,8 @@ OPERATIONS: dict[str, Operation] = {
     "taylor": taylor,
     "hedgehog": hedgehog,
     "random-features": random_features,
-    "gated-random-features": gated_random_features,
+    "fourier-features": fourier_features,
+    "gated-fourier-features": gated_fourier_features,
     "relative-features": relative_features,
     "retention": retention,
     "cosformer": cosformer,

@@ -111,7 +111,7 @@ def token_pooling(mixer: Any, given: MixerInput) -> Tensor:  # noqa: ARG001
         for h in range(z.shape[1]):
             segments, start, now = [], 0, torch.zeros_like(z[b, h, 0])
             for t in range(z.shape[2]):
-                logit = given.gates["boundary"][b, h, t]
+                logit = given.gates["boundary"][b, 0, t]
                 if logit > 0:
                     query, key, value = (x[b, h, start : t + 1].mean(0) for x in (given.query, given.key, given.value))
                     segments.append((key, value, logsigmoid(logit)))

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, silu, softplus
 
 from headscope.mixers.registry import Variant
-from tests.mixer_cases import Case, make_case, token
+from tests.mixer_cases import Case, make_case
 from tests.peers.comparison import Answers, agrees, agrees_on_z
 from tests.peers.flash_linear_attention import heads_first, reference, tokens_first
 
@@ -108,11 +108,11 @@ def ttt(entry: Variant, seed: int) -> Answers:
     case = make_case(entry, seed=seed, length=10)
     mixer, given = case.mixer, case.given
     query, key = (normalize(x, dim=-1) for x in (given.query, given.key))
-    state = mixer.start(token(given, 0))
+    state = mixer.start(given.token(0))
     first = [state[name].clone() for name in ("weight0", "weight1")]
     ours, theirs = list[Tensor](), list[Tensor]()
     for at in range(given.query.shape[2]):
-        state = mixer.step(state, token(given, at))[1]
+        state = mixer.step(state, given.token(at))[1]
         ours.append(torch.cat([state["weight0"], state["weight1"]], 2))
         parts = [x[:, :, : at + 1].transpose(1, 2).clone() for x in (query, key, given.value)]
         _, *weights = reference("ttt").chunk_ttt_linear_ref(

@@ -54,10 +54,11 @@ _SELECTIVE = (
         source="2312.00752",
         equation="M_ij = sum_n C_in B_jn dt_j exp(A_n sum_(j<t<=i) dt_t) in each channel, and D on the diagonal",
         config=_with("mamba") | {"conv": 4, "output_gate": "channel", "d_key": 16},
+        state="H D N + (conv - 1) H (2 N + D)",
         peer="transformers mamba, mambapy",
         note="B and C are made for each head, as key and query, in the paper for all channels alike; C is scaled by "
         "1/sqrt(N). The convolution also runs over B and C and has no silu after it; the output gate is a sigmoid, in "
-        "the paper a silu.",
+        "the paper a silu. Steps dt start between 0.01 and 0.3, for short texts; the paper's start from 0.001 to 0.1.",
         also=("S6", "Mamba-1", "selective state space"),
     ),
     _channels(
@@ -76,7 +77,7 @@ _SELECTIVE = (
         equation="as mamba, with dt_t = 0 where the mean of dt_t over channels is below that of the tokens so far",
         config=_with("mamba", decimate=1.0) | {"conv": 4, "output_gate": "channel", "d_key": 16},
         training="training-free",
-        state="H D N + 2",
+        state="H D N + 2 + (conv - 1) H (2 N + D)",
         note="The paper keeps the tokens with the largest steps of the whole text and removes the others from later "
         "layers; an average of the tokens so far looks at no later one. A token below it still reads the state.",
     ),
@@ -103,7 +104,7 @@ _SELECTIVE = (
         config=_with("attamba"),
         kind="explicit",
         rows="substochastic",
-        state="2 H D T / chunk + 1",
+        state="2 H D ceil(T / chunk) + 1",
         note="Chunks are compressed by one decay for each head and token, in the paper by a Mamba block.",
     ),
 )
@@ -118,7 +119,8 @@ _GATED = (
         rows="substochastic",
         state="H D",
         peer="minGRU-pytorch, on values that its activation made",
-        note="The plain form; the paper's log-space form puts v through a positive function first.",
+        note="The plain form; the paper's log-space form puts v through a positive function first. The map of the gate "
+        "here is that of what is kept, 1 - z: W with its sign turned.",
     ),
     _channels(
         name="minlstm",
@@ -140,7 +142,8 @@ _GATED = (
         rows="substochastic",
         state="H D",
         peer="fla hgrn",
-        note="Real numbers, in the paper complex ones with a learned turn. The lower bound l is learned in each layer "
+        note="Real numbers, in the paper complex ones with a learned turn. Values are as they come, in the paper silu, "
+        "and its output is normalised before the gate. The lower bound l is learned in each layer "
         "on its own; the paper makes it grow with depth.",
     ),
     _channels(
@@ -150,7 +153,7 @@ _GATED = (
         equation="h_t = a_t h_(t-1) + sqrt(1 - a_t^2) i_t v_t, log a_t = -8 softplus(L) r_t",
         config=_with("rg-lru") | {"conv": 4},
         rows="positive",
-        state="H D",
+        state="H D + (conv - 1) H D",
         peer="transformers recurrent_gemma",
         note="What the first token writes is scaled as all others are, which the released layer leaves out. "
         "Gates are full maps of the stream, in the paper block-diagonal ones of the convolved values; the block's "
@@ -177,7 +180,7 @@ _GATED = (
         equation="M_ij = sigmoid(r_i) softmax_j(k_j - w (i - 1 - j)), u + k_i at j = i, in each channel",
         config=_with("rwkv4") | {"conv": 2},
         rows="substochastic",
-        state="3 H D",
+        state="3 H D + 3 (conv - 1) H D",
         peer="transformers rwkv",
         note="Token shift is the decoder's convolution of width 2. The receptance r is the query, and part of M.",
         also=("RWKV",),
@@ -203,7 +206,8 @@ _FILTERS = (
         equation="M_ij = q_i h_(i-j) sum_w f_w k_(j-w) in each channel, h a diagonal state space",
         config=_with("h3"),
         state="H D (2 N + shift - 1)",
-        note="Heads of width 1 in the paper's words: keys and values multiply channel by channel.",
+        note="Heads of width 1 in the paper's words: keys and values multiply channel by channel. Steps start between "
+        "0.02 and 0.5, for short texts.",
         also=("Hungry Hungry Hippos",),
     ),
     _channels(
@@ -212,7 +216,7 @@ _FILTERS = (
         source="2302.10866",
         equation="M = D_q T_h2 D_k T_h1 in each channel, filters h made by a network of the lag",
         config=_with("hyena") | {"conv": 3},
-        state="2 H T D",
+        state="2 H T D + 3 (conv - 1) H D",
         note="Without the skip of each convolution: the filter's lag 0 takes its part.",
     ),
     _channels(
@@ -221,7 +225,7 @@ _FILTERS = (
         source="2302.10866",
         equation="M_ij = q_i h_(i-j) k_j in each channel, h made by a network of the lag",
         config=_with("hyena", first_filter=False) | {"conv": 3},
-        state="2 H T D",
+        state="2 H T D + 3 (conv - 1) H D",
         note="The code starts with a gate, and has one filter where the paper's definition has two.",
     ),
     _channels(
@@ -232,7 +236,7 @@ _FILTERS = (
         note="Products are divided by sqrt(d), which the paper does not.",
         config=_with("multi-hyena") | {"conv": 3},
         kind="linear",
-        state="2 H T D",
+        state="2 H T D + 3 (conv - 1) H D",
     ),
     _channels(
         name="laughing-hyena",
@@ -241,7 +245,7 @@ _FILTERS = (
         equation="M_ij = (q_i . k_j) Re sum_n R_n l_n^(i-j)",
         config=_with("laughing-hyena") | {"conv": 3},
         kind="recurrent",
-        state="2 H N D D",
+        state="2 H N D D + 3 (conv - 1) H D",
         note="Products are divided by sqrt(d), which the paper does not. "
         "Trained in its modal form; the paper fits it to the filters of a trained multi-head Hyena.",
     ),

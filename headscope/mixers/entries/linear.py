@@ -13,7 +13,8 @@ MIXERS: Mapping[str, str] = {
     "taylor": "headscope.mixers.taylor:Taylor",
     "hedgehog": "headscope.mixers.hedgehog:Hedgehog",
     "random-features": "headscope.mixers.random_features:RandomFeatures",
-    "gated-random-features": "headscope.mixers.random_features:GatedRandomFeatures",
+    "fourier-features": "headscope.mixers.random_features:FourierFeatures",
+    "gated-fourier-features": "headscope.mixers.random_features:GatedFourierFeatures",
     "relative-features": "headscope.mixers.random_features:RelativeFeatures",
     "retention": "headscope.mixers.retention:Retention",
     "cosformer": "headscope.mixers.cosformer:CosFormer",
@@ -93,7 +94,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="layers in turn: M_ij = (1 + s + s^2 / 2) / sum; M_i = softmax of s_ij over i - w < j <= i",
         config={"n_layers": 2, "mixer": ("taylor", _WINDOW), "d_key": 16},
         bidirectional=True,
-        state="H (1 + d + d^2) (D + 1), then 2 H (w - 1) D",
+        state="H (1 + d + d^2) (D + 1) in linear layers, H (w - 1) (d + D) + 1 in others",
         note="One layer of each kind; the paper's further layers, gated convolutions, are left out. The window is 8 "
         "tokens, where the paper has 64.",
     ),
@@ -116,7 +117,8 @@ ENTRIES: tuple[Variant, ...] = (
         config=_mixer("taylor", inputs="unit"),
         bidirectional=True,
         state="H (1 + d + d^2) (D + 1)",
-        note="The paper reads both ways and multiplies z by sqrt(d / T) for T tokens, which is left out here.",
+        note="The paper reads both ways and multiplies z by sqrt(T / d) for T tokens, which is left out here. Its "
+        "released code does that in the linear form, and multiplies by sqrt(d / T) in the direct one.",
     ),
     _linear(
         name="hedgehog",
@@ -125,7 +127,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_ij = phi(q_i) . phi'(k_j) / sum, phi(x) = [softmax(W x + b), softmax(-W x - b)]",
         config=_mixer("hedgehog"),
         bidirectional=True,
-        state="2 H D (D + 1)",
+        state="2 H D (D + 2)",
         note="Trained from the start here, not fitted to the weights of a trained softmax model. fla's feature map of "
         "that name is one softmax of both halves at twice the size.",
     ),
@@ -136,8 +138,8 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_ij = phi(q_i) . phi(k_j) / sum, phi(x)_m = exp(w_m . x - |x|^2 / 2) / sqrt(F), w_m Gaussian",
         config=_mixer("random-features"),
         bidirectional=True,
-        state="H F (D + 1)",
-        note="Weights of keys far longer than sqrt(d) underflow in float32, and with them whole rows. "
+        state="H F (D + 2)",
+        note="Features of keys are held over the largest so far, one for each direction, which cancels in M. "
         "Directions are orthogonal in groups, drawn once and kept in training; 32 of them by default.",
         also=("FAVOR+", "positive random features"),
     ),
@@ -146,7 +148,7 @@ ENTRIES: tuple[Variant, ...] = (
         title="Random Feature Attention",
         source="2103.02143",
         equation="M_ij = phi(q_i) . phi(k_j) / sum, phi(x) = [sin(W x^), cos(W x^)] / sqrt(F), x^ = sigma x / |x|",
-        config=_mixer("random-features", features="fourier"),
+        config=_mixer("fourier-features"),
         rows="signed",
         bidirectional=True,
         state="2 H F (D + 1)",
@@ -157,7 +159,7 @@ ENTRIES: tuple[Variant, ...] = (
         title="Random Feature Attention with a gate",
         source="2103.02143",
         equation="S_t = g_t S_{t-1} + (1 - g_t) phi(k_t) v_t^T, z_t = phi(q_t) S_t / sum, g_t = sigmoid(w . x_t + b)",
-        config=_mixer("gated-random-features", features="fourier"),
+        config=_mixer("gated-fourier-features"),
         kind="recurrent",
         rows="signed",
         state="2 H F (D + 1)",
@@ -193,7 +195,7 @@ ENTRIES: tuple[Variant, ...] = (
         config=_mixer("cosformer"),
         rows="positive",
         bidirectional=True,
-        state="2 H D (D + 1)",
+        state="2 H D (D + 1) + 1",
         note="Rows sum to 1, but a row whose products are all 0 stays 0. The length in the cosine is "
         "n_ctx, so that no row depends on how long its text is.",
     ),
@@ -344,7 +346,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2407.05483",
         equation="z_i = phi(q_i) [sum_{j <= i} phi(k_j) v_j + sum_{j < P} phi(k'_j) v'_j] / norm, phi as based",
         config=_mixer("prefix-linear") | {"causal": False},
-        state="H (1 + d + d^2) (D + 1), after the prefix",
+        state="H (1 + d + d^2) (D + 1)",
         note="Rows of the prefix see all of it, so it counts as reading both ways; a row after it sees nothing later "
         "than itself. The second reading of the prefix is in columns of its own. P is half of n_ctx by default.",
         also=("PLA",),

@@ -41,7 +41,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over i - w < j <= i",
         config={"mixer": _masked((_window(8),))},
         bidirectional=True,
-        state="2 H (w - 1) D",
+        state="2 H (w - 1) D + 1",
         peer="torch flex_attention",
         also=("local attention", "banded attention"),
     ),
@@ -53,7 +53,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over j < n and i - w < j <= i",
         config={"mixer": _masked((_window(8), _first(2)))},
         bidirectional=True,
-        state="2 H (n + w - 1) D",
+        state="2 H (n + w - 1) D + 1",
         note="Trained with the mask. The paper puts it on a finished model and counts positions inside the cache; here "
         "positions are those of the text. On a finished model: `policy-streaming`.",
         also=("StreamingLLM", "Lambda-shaped mask"),
@@ -66,7 +66,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij - m_h min(i - j, w) over j < n and i - w < j <= i",
         config={"mixer": _masked((_window(8), _first(2)), slopes=(0.5,), slope_cap=8)},
         bidirectional=True,
-        state="2 H (n + w - 1) D",
+        state="2 H (n + w - 1) D + 1",
         note="Trained with the mask, with the ceiling on a linear distance penalty (the paper's case of ALiBi; "
         "one slope for all heads here); a ceiling on rotary distances: `policy-lm-infinite`.",
         also=("LM-Infinite",),
@@ -79,7 +79,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i of head h = softmax of s_ij over j < n and i - w_h < j <= i",
         config={"mixer": _masked((_window(4), _first(1)), (_window(12), _first(1)))},
         bidirectional=True,
-        state="2 sum_h (n + w_h - 1) D",
+        state="2 D sum_h(n + w_h - 1) + 1",
         note="Trained with fixed windows; the paper searches them on a finished model and lets them grow with the "
         "text: `policy-moa`.",
     ),
@@ -91,7 +91,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over i - l < j <= i (half of the heads), over (i - j) mod l = 0 (the others)",
         config={"mixer": _masked((_window(4),), ({"kind": "stride", "size": 4},))},
         bidirectional=True,
-        state="H (l - 1) D + H T D",
+        state="H (l - 1) D + H T D + 1",
         note="One pattern for each half of the heads; the paper also takes them in turn by layers, or both at once.",
     ),
     Variant(
@@ -102,7 +102,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over floor(j/l) = floor(i/l) (half of the heads), j mod l >= l - c (others)",
         config={"mixer": _masked(({"kind": "block", "size": 4},), ({"kind": "block_ends", "size": 4, "count": 1},))},
         bidirectional=True,
-        state="H l D + H (c T / l) D",
+        state="H D (T mod l + c floor(T / l)) + 1",
         note="A row also sees itself in the second half of the heads, which would else show early rows nothing.",
     ),
     Variant(
@@ -113,7 +113,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over i - j = 0, d, ..., (w - 1) d",
         config={"mixer": _masked((_window(4, dilation=3),))},
         bidirectional=True,
-        state="2 H (w - 1) d D",
+        state="2 H (w - 1) d D + 1",
         also=("dilated neighbourhood attention in one dimension",),
     ),
     Variant(
@@ -124,7 +124,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over |i - j| in {0, d_h, ..., (w - 1) d_h}, j < g or i < g",
         config={"mixer": _masked((_window(4), _first(1)), (_window(4, dilation=2), _first(1)))},
         bidirectional=True,
-        state="2 H (g + (w - 1) d_h) D",
+        state="2 D sum_h(g + (w - 1) d_h) + 1",
         note="The first tokens are the global ones and use the same projections as others; the paper gives global "
         "tokens projections of their own. Read left to right they are sinks.",
     ),
@@ -140,6 +140,7 @@ ENTRIES: tuple[Variant, ...] = (
             )
         },
         bidirectional=True,
+        state="2 H T D + 1",
         note="Read left to right, random blocks are drawn from the earlier ones.",
         also=("BigBird-ITC",),
     ),
@@ -160,7 +161,7 @@ ENTRIES: tuple[Variant, ...] = (
             )
         },
         bidirectional=True,
-        state="2 H D (tokens of the current segments)",
+        state="2 H D (tokens of the current segments) + 1",
         also=("dilated attention",),
     ),
     Variant(
@@ -175,7 +176,7 @@ ENTRIES: tuple[Variant, ...] = (
             )
         },
         bidirectional=True,
-        state="2 H D (tokens within reach + g)",
+        state="2 H D (tokens within reach + g) + 1",
         note="The strided choice of sparse tokens; choices by norm, by hashing and by pooling are not here. The first "
         "tokens are global instead of added ones.",
     ),
@@ -187,7 +188,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over e - w < j <= i, e = s floor(i/s) + s - 1",
         config={"mixer": _masked(({"kind": "neighbourhood", "window": 8, "stride": 2},))},
         bidirectional=True,
-        state="2 H w D",
+        state="2 H (w - 1) D + 1",
         note="One dimension, no dilation. Where the text ends inside a group of rows, the group's leader stays its "
         "last place, so that a longer text changes nothing; looking both ways it is the text's last token, as in "
         "the paper.",
@@ -201,7 +202,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over the block of i and h tokens on either side",
         config={"mixer": _masked(({"kind": "block", "size": 4, "halo": 3},))},
         bidirectional=True,
-        state="2 H (b + h) D",
+        state="2 H (b + h - 1) D + 1",
         note="One dimension. Read left to right, only the halo before the block is seen.",
     ),
     Variant(
@@ -216,7 +217,7 @@ ENTRIES: tuple[Variant, ...] = (
             )
         },
         bidirectional=True,
-        state="2 H (n + g) D",
+        state="2 D sum_h(n + (T + s_h) mod g) + 1",
         note="Trained whole instead of by LoRA. The half group at the start stays a group of its own: LongLoRA joins "
         "it with the end of the text.",
         also=("S2-Attn (LongLoRA, 2309.12307), without sinks", "SF-Attn"),
@@ -229,7 +230,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M of layer 0 = softmax(s); of other layers softmax of s_ij over i - w < j <= i",
         config={"n_layers": 2, "mixer": ("softmax", _masked((_window(8),)))},
         bidirectional=True,
-        state="2 H T D in full layers, 2 H (w - 1) D in others",
+        state="2 H T D in full layers, 2 H (w - 1) D + 1 in others",
         note="Two layers: for more, name a mixer for each.",
         also=("hybrid of full and sliding-window layers",),
     ),
@@ -241,7 +242,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_i = softmax of s_ij over the block of i (begun b/2 earlier in odd layers), j < g or i < g",
         config={"mixer": _masked(({"kind": "block", "size": 8, "stagger": True}, _first(1)))},
         bidirectional=True,
-        state="2 H (b + g) D",
+        state="2 H D (g + T mod b) + 1 in even layers, 2 H D (g + (T + b / 2) mod b) + 1 in others",
         note="The paper's global tokens are added, with embeddings of their own; here the first tokens are global. "
         "Made for an encoder.",
     ),
@@ -253,7 +254,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M_ij = P_ij + sum_b P_ib [j in b] / |b|, P = softmax over the window and the mean keys of blocks",
         config={"mixer": {"kind": "block-summaries", "settings": {"near": "window", "summary": "mean"}}},
         bidirectional=True,
-        state="2 H D (T / b + w + b)",
+        state="2 H D (floor(T / b) + w - 1 + T mod b)",
         note="The paper sums and normalises embeddings before projecting them; here keys and values are averaged. Read "
         "left to right, a row sees the means of the blocks before its own. Made for an encoder.",
         also=("transient global attention", "LSG with pooling"),
@@ -275,6 +276,7 @@ ENTRIES: tuple[Variant, ...] = (
         },
         causal=False,
         bidirectional=True,
+        state="H T D + 1",
         note="One dimension: two directions for the paper's eight fields of view. Slopes as its code has them for the "
         "first group of directions.",
     ),
@@ -288,7 +290,7 @@ ENTRIES: tuple[Variant, ...] = (
             "mixer": {"kind": "block-summaries", "settings": {"near": "block", "summary": "latents", "latents": 2}}
         },
         bidirectional=True,
-        state="2 H D (latents T / b + b)",
+        state="2 H D (latents floor(T / b) + T mod b)",
         note="The same operation as context-compression, with other blocks. "
         "Latents are read anew in each layer from keys and values, and rows see them in the softmax over their "
         "group; the paper keeps latents between layers of their own and adds what rows read from them.",
@@ -300,7 +302,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2312.05605",
         equation="M_i = softmax of s_ij over floor(j/c) = floor(i/c), j <= i, of convolved q, k, v",
         config={"conv": 4, "mixer": _masked(({"kind": "block", "size": 8},))},
-        state="2 H c D + convolutions",
+        state="2 H D (T mod c) + 1 + 3 (conv - 1) H D",
         note="One short convolution in place of a stack of dilated ones, and no gates.",
         also=("MEGA-chunk without its moving average",),
     ),
@@ -312,7 +314,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M = softmax(s) in half of the heads; in the others over j < n and i - w < j <= i",
         config={"mixer": _masked((_ALL,), (_window(4), _first(1)))},
         bidirectional=True,
-        state="H T D + H (n + w - 1) D",
+        state="H T D + H (n + w - 1) D + 1",
         note="Trained with the split, the first half of the heads full. On a finished model: `policy-duo`.",
         also=("DuoAttention at use",),
     ),
@@ -334,7 +336,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2407.15891",
         equation="M_ij = exp(mean of s_il over dropped l) for dropped j, exp(s_ij) for kept j, over their sum",
         config={"mixer": "compensated"},
-        state="2 D (full T + others (n + w))",
+        state="2 D (full T + (H - full) (n + w)) + 1",
         note="Trained with a given split; a fixed window. On a finished model: `policy-razor`.",
         also=("RazorAttention",),
     ),

@@ -48,7 +48,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="1901.02860",
         equation="M_i = softmax of (q_i.k_j + q_i.W_R r_{i-j} + u.k_j + v.W_R r_{i-j}) / sqrt(d), own and last segment",
         config={"mixer": "transformer-xl"},
-        state="2 H (segment + memory) D",
+        state="2 H (segment + memory - 1) D + 1",
         note="The recurrence over segments is a mask: a text is read in one pass, a row sees its segment and a memory "
         "before it, and gradients run into that memory.",
     ),
@@ -62,7 +62,7 @@ ENTRIES: tuple[Variant, ...] = (
             "mixer": {"kind": "masked", "settings": {"patterns": (({"kind": "block", "size": 8, "halo": 8},),)}},
         },
         bidirectional=True,
-        state="2 H 2 b D",
+        state="2 H (2 b - 1) D + 1",
         note="The same operation as halonet, with other blocks. Our reading of its first version, which leaves details "
         "open: states of the window before, at the same depth, are keys too. The condensed buffers of later versions "
         "are not here.",
@@ -75,7 +75,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2207.06881",
         equation=_SLOTS + ", A = softmax(learned queries . [slots; segment])",
         config=_slots(query="learned"),
-        state="2 H D (slots + segment)",
+        state="2 H D (slots + segment - 1)",
         note=_HERE + "The paper's memory tokens pass through all layers before the next segment reads them.",
         also=("Recurrent Memory Transformer",),
     ),
@@ -86,7 +86,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2404.09173",
         equation=_SLOTS + ", A = softmax(queries from slots . [slots; segment]); rows also see the last segment",
         config=_slots(query="memory", past=1),
-        state="2 H D (slots + 2 segments)",
+        state="2 H D (slots + 2 segment - 1)",
         note=_HERE + "A query of a slot is a learned map of its key, for the paper's projection of the fed-back "
         "activation; one segment before the row's own is seen.",
         also=("TransformerFAM", "FAM"),
@@ -98,7 +98,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2010.06891",
         equation=_SLOTS + ", A_m = softmax(query from slot m . [slot m; segment])",
         config=_slots(query="memory", apart=True),
-        state="2 H D (slots + segment)",
+        state="2 H D (slots + segment - 1)",
         note=_HERE + "Slots are read in the softmax over the segment instead of by a cross attention of their own, and "
         "are not normalised with a bias (the paper's forgetting).",
     ),
@@ -109,7 +109,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2203.07852",
         equation=_SLOTS + ", times 1 - g, plus g C; rows also see the last segment",
         config=_slots(query="learned", past=1, gate=True),
-        state="2 H D (slots + 2 segments)",
+        state="2 H D (slots + 2 segment - 1)",
         note=_HERE + "The paper's fixed gate, one number for each slot and not for each channel; rows read tokens and "
         "slots in one softmax; a row sees its block and the whole one before instead of a window.",
         also=("Block-Recurrent Transformer",),
@@ -121,7 +121,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2209.07634",
         equation=_SLOTS + ", A from queries of the slots; times 1 - g, plus g C",
         config=_slots(query="memory", gate=True),
-        state="2 H D (slots + segment)",
+        state="2 H D (slots + segment - 1)",
         note=_HERE + "The paper adds it to the encoder of a finished encoder-decoder, with a gate that reads the slot; "
         "here a decoder, with a learned one.",
         also=("stateful memory-augmented transformer", "MemBART"),
@@ -134,7 +134,7 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M = g phi(q) . phi(k_j) / sum_l phi(q) . phi(k_l) over earlier segments + (1 - g) local softmax",
         config={"mixer": "infini"},
         rows="substochastic",
-        state="H D (D + 1) + 2 H segment D",
+        state="H D (D + 1) + 2 H (segment - 1) D",
         note="Gradients run through the memory. It reads the queries and keys of the softmax, positions included.",
     ),
     Variant(
@@ -146,7 +146,7 @@ ENTRIES: tuple[Variant, ...] = (
         config={"mixer": {"kind": "infini", "settings": {"delta": True}}},
         kind="recurrent",
         rows="signed",
-        state="H D (D + 1) + 2 H segment D",
+        state="H D (D + 1) + 2 H (segment - 1) D",
         note="As `infini`.",
     ),
     Variant(
@@ -162,7 +162,7 @@ ENTRIES: tuple[Variant, ...] = (
             }
         },
         bidirectional=True,
-        state="2 H D (latents T / b + b)",
+        state="2 H D (latents floor(T / b) + T mod b)",
         note="Learned queries read each finished segment in place of a separate encoder.",
         also=("RCC",),
     ),

@@ -61,7 +61,8 @@ _FIXED = (
         rows="signed",
         state="H T D",
         peer="transformers fnet",
-        note="W_V and W_O are learned; with those of the transform over channels, two heads are the paper's layer.",
+        note="Divided by sqrt(T), which the paper does not. "
+        "W_V and W_O are learned; with those of the transform over channels, two heads are the paper's layer.",
     ),
     _both_ways(
         name="global-filter",
@@ -81,6 +82,7 @@ _FIXED = (
         source="2304.06446",
         equation="layers of z = F^-1 (G * F v), then layers of softmax",
         config={"mixer": [{"kind": "global-filter"}, {"kind": "softmax"}]},
+        state="H T D in spectral layers, 2 H T D in others",
         note="One spectral and one softmax layer.",
     ),
 )
@@ -121,7 +123,7 @@ _SHORTENED = (
         equation="M = U softmax(P q (P k)^T / sqrt(d)) P, P means of blocks shifted back by stride - 1, U repeats them",
         config=_with("hourglass"),
         rows="substochastic",
-        state="2 H D T / stride + (3 stride - 2) H D + 1",
+        state="2 H D ceil(T / stride) + (3 stride - 2) H D + 1",
         note="Each layer shortens and lengthens; in the paper layers at full length lie around those at short length. "
         "Lengthening repeats a block, one of the paper's three ways.",
         also=("hierarchical transformer",),
@@ -133,7 +135,7 @@ _SHORTENED = (
         equation="M = U softmax(P q (P k)^T / sqrt(d) + log p) P, P means of segments that end where p_t > 1/2",
         config=_with("token-pooling"),
         rows="substochastic",
-        state="H T (3 D + 1)",
+        state="T (3 H D + 1)",
         note="The predictor of ends is trained through log p, which is added to the score of a segment; in the paper "
         "through a relaxed Bernoulli sample, a tokenizer or entropy.",
     ),
@@ -169,6 +171,7 @@ _NONLINEAR = (
         source="2308.03429",
         equation="softmax(conv(q) . conv(k) + relative positions) conv(v), depthwise convolutions of width 3",
         config={"mixer": "softmax", "conv": 3, "position": "transformer-xl"},
+        state="2 H T D + 3 (conv - 1) H D",
         note="Settings of the decoder.",
         also=("relative convolutional multi-head attention",),
     ),

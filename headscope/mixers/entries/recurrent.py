@@ -33,6 +33,7 @@ MIXERS: Mapping[str, str] = {
 }
 
 _UNIT = "Queries and keys are silu, then unit vectors, times 1/sqrt(d)."
+_KEYS = "Keys and queries are unit vectors, without the paper's silu and convolution; values are as they come."
 _TURNS = "Two layers: for more, name a mixer for each."
 _CONV = "The paper's short convolutions, output gate and output norm are settings of the decoder."
 
@@ -179,6 +180,7 @@ _DECAY = (
         equation="S_t = (1 - e_t k_t^2) * S_(t-1) + e_t k_t v_t^T, e_t = b_t / (1 + b_t |k_t|^2)",
         config={**_with("longhorn"), "d_key": 16},
         kind="per_channel",
+        state="H D N",
         note=f"Without the D skip. Queries are divided by sqrt(d). {_CONV}",
     ),
     _recurrent(
@@ -231,9 +233,10 @@ _SOLVED = (
         source="2506.04761",
         equation="M_ij = lambda_i[bits(i xor j)] s_ij exp(sum_(j<t<=i) log a_t) dt_j",
         config=_with("log-linear"),
-        state="H D D for each digit 1 of T in binary",
+        state="H D D ones(T)",
         peer="fla log_linear_attn",
-        note="Without the D skip; lambda = softplus(W x + b), in the released code softplus(L * (W x)).",
+        note="ones(T) is the number of digits 1 of T in binary. Without the D skip; lambda = softplus(W x + b), in the "
+        "released code softplus(L * (W x)).",
         also=("log-linear attention",),
     ),
     _recurrent(
@@ -242,8 +245,8 @@ _SOLVED = (
         source="2506.04761",
         equation="M_ij = lambda_i[bits(i xor j)] M'_ij, M' of gated DeltaNet",
         config=_with("log-linear", rule="gated_delta"),
-        state="H D D for each digit 1 of T in binary",
-        note=f"{_UNIT} lambda = softplus(W x + b).",
+        state="H D D ones(T)",
+        note=f"State as of log-linear-mamba2. {_UNIT} lambda = softplus(W x + b).",
     ),
     _recurrent(
         name="path",
@@ -288,7 +291,8 @@ _SOLVED = (
         rows="substochastic",
         state="2 H m D",
         peer="fla gsa",
-        note="8 slots by default; scores are divided by sqrt(d). Values are as they come, in the released code silu.",
+        note="8 slots by default; scores are divided by sqrt(d). Queries and keys are silu, as in the released code; "
+        "there values are silu too, and so is the output before its norm.",
     ),
     _recurrent(
         name="abc",
@@ -331,8 +335,9 @@ _TRAINED_AT_TEST_TIME = (
         state="2 H D D",
         peer="fla momentum_delta_rule",
         note="The memory alone (LMM), with a matrix in place of a network, which keeps it linear in the values. Steps "
-        f"are taken token by token. There are no persistent memory tokens. {_UNIT}",
-        also=("Titans LMM", "momentum DeltaNet"),
+        f"are taken token by token. There are no persistent memory tokens. {_UNIT} Values are as they come, in the "
+        "paper silu.",
+        also=("Titans LMM",),
     ),
     _recurrent(
         name="titans-mag",
@@ -365,9 +370,8 @@ _TRAINED_AT_TEST_TIME = (
         equation="z_t = f(q_t; W_t), W_t = a_t W_(t-1) + S_t, S_t = n_t S_(t-1) - r_t grad |f(k_t) - v_t|^2 / 2",
         config=_with("fast-weights", retention="decay", momentum=True),
         state="8 H D D",
-        note="Small changes of the input grow along the text: float32 and float64 part after some 60 "
-        "tokens, so numbers depend on the device. "
-        "f(x) = x + LN(gelu(x W_1) W_2), hidden width 2 D. Steps are taken token by token, not in chunks.",
+        note="f(x) = x + LN(gelu(x W_1) W_2), hidden width 2 D. Steps are taken token by token, not in chunks; "
+        f"their sizes are a sigmoid over the key's width. {_KEYS}",
     ),
     _recurrent(
         name="ttt-linear-plain",
@@ -377,6 +381,8 @@ _TRAINED_AT_TEST_TIME = (
         config=_with("ttt"),
         state="2 H D D + 1",
         note="The inner model has no normalisation, residual or bias, and W_0 = 0, so that it is linear in the values. "
+        "Keys and queries are unit vectors and step sizes sigmoids; the released code has keys as they come, and steps "
+        "over the key's width. "
         "Mini-batches of 4 tokens by default, 16 in the paper.",
     ),
     _jacobian(
@@ -387,7 +393,8 @@ _TRAINED_AT_TEST_TIME = (
         config=_with("fast-weights", hidden=0),
         state="H D (D + 1)",
         peer="fla ttt (its final state)",
-        note="Steps are taken token by token, the paper's in mini-batches of 16. Keys and queries are unit vectors.",
+        note="Steps are taken token by token, the paper's in mini-batches of 16. Step sizes are a sigmoid over the "
+        "key's width, as in the released code. Keys and queries are unit vectors, in the paper as they come.",
     ),
     _jacobian(
         name="ttt-mlp",
@@ -396,9 +403,9 @@ _TRAINED_AT_TEST_TIME = (
         equation="z_t = f(q_t; W_t), W_t = W_(t-1) - r_t grad |f(k_t) - v_t|^2 / 2, f(x) = x + LN(gelu(x W_1) W_2)",
         config=_with("fast-weights"),
         state="4 H D D",
-        note="Small changes of the input grow along the text: float32 and float64 part after some 60 "
-        "tokens, so numbers depend on the device. "
-        "Hidden width 2 D, 4 D in the paper; no biases; steps are taken token by token.",
+        note="Hidden width 2 D, 4 D in the paper; no biases; steps are taken token by token. Step sizes are a "
+        "sigmoid over the key's width, in the released code a tenth of that. Keys and queries are unit vectors, in "
+        "the paper as they come.",
     ),
     _jacobian(
         name="moneta",
@@ -408,7 +415,7 @@ _TRAINED_AT_TEST_TIME = (
         config=_with("fast-weights", loss="lp", retention="lq"),
         state="4 H D D",
         note="The norm that A is divided by is held at 1 or more: a memory that forgets everything would divide by 0. "
-        "Each weight matrix has a norm of its own. Steps are taken token by token.",
+        f"Each weight matrix has a norm of its own. Steps are taken token by token. {_KEYS}",
         also=("Miras (Moneta)",),
     ),
     _jacobian(
@@ -418,9 +425,8 @@ _TRAINED_AT_TEST_TIME = (
         equation="W_t = a_t W_(t-1) - r_t grad L(f(k_t) - v_t), L(e) = |e|^2 / 2 up to |e| = d, then d |e|_1",
         config=_with("fast-weights", loss="huber", retention="decay"),
         state="4 H D D",
-        note="Small changes of the input grow along the text: float32 and float64 part after some 60 "
-        "tokens, so numbers depend on the device. "
-        "Steps are taken token by token.",
+        note="Steps are taken token by token, their sizes are a sigmoid over the key's width; the bound d of errors is "
+        f"a softplus of the stream times sqrt(D). {_KEYS}",
         also=("Miras (Yaad)",),
     ),
     _jacobian(
@@ -430,9 +436,8 @@ _TRAINED_AT_TEST_TIME = (
         equation="z_t = f(q_t; W_t), W_t = softmax(a_t log W_(t-1) - r_t grad |f(k_t) - v_t|^2 / 2)",
         config=_with("fast-weights", retention="kl"),
         state="4 H D D",
-        note="Small changes of the input grow along the text: float32 and float64 part after some 60 "
-        "tokens, so numbers depend on the device. "
-        "The softmax runs over the weights into each unit, whose sum is 1. Steps are taken token by token.",
+        note="The softmax runs over the weights into each unit, whose sum is 1. Steps are taken token by token, "
+        f"their sizes are a sigmoid over the key's width. {_KEYS}",
         also=("Miras (Memora)",),
     ),
 )
@@ -478,7 +483,7 @@ _HYBRIDS = (
         equation="layers of Mamba and of softmax over a sliding window by turns",
         config=_layers("mamba", "masked"),
         kind="per_channel",
-        state="H D N in Mamba's layers, 2 H (w - 1) D in others",
+        state="H D N in Mamba's layers, 2 H (w - 1) D + 1 in others",
         note=f"{_TURNS} Its state-space layers have no convolution and gate here. "
         "Its MLPs are the decoder's; positions are rotated in the paper (position: rope). Windows of 8.",
     ),
@@ -498,7 +503,7 @@ _HYBRIDS = (
         source="2406.06484",
         equation="layers of DeltaNet and of softmax over a sliding window by turns",
         config=_layers("delta", "masked"),
-        state="H D D in DeltaNet's layers, 2 H (w - 1) D in others",
+        state="H D D in DeltaNet's layers, 2 H (w - 1) D + 1 in others",
         note=f"{_TURNS} Without the convolutions, gates and norms of the paper: set conv, output_gate, output_norm. "
         "Windows of 8.",
         also=("hybrid DeltaNet",),
@@ -509,7 +514,7 @@ _HYBRIDS = (
         source="2412.06464",
         equation="layers of gated DeltaNet and of softmax over a sliding window by turns",
         config=_layers({"kind": "delta", "settings": {"decay": "head"}}, "masked"),
-        state="H D D in gated DeltaNet's layers, 2 H (w - 1) D in others",
+        state="H D D in gated DeltaNet's layers, 2 H (w - 1) D + 1 in others",
         note=f"{_TURNS} Without the convolutions, gates and norms of the paper: set conv, output_gate, output_norm. "
         "Windows of 8.",
         also=("Gated DeltaNet-H1",),
@@ -520,7 +525,7 @@ _HYBRIDS = (
         source="2501.00663",
         equation="a layer of titans-linear, then one of softmax over a sliding window",
         config=_layers("titans", "masked"),
-        state="2 H D D in the memory's layers, 2 H (w - 1) D in others",
+        state="2 H D D in the memory's layers, 2 H (w - 1) D + 1 in others",
         note=f"{_TURNS} Without the convolutions, gates and norms of the paper: set conv, output_gate, output_norm. "
         "The stream is added between the two; there are no persistent tokens. Windows of 8.",
         also=("MAL",),

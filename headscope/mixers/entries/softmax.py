@@ -290,7 +290,7 @@ _GATED = (
         source="2503.02130",
         equation="fox with normalised queries and keys, and an output norm and gate",
         config=_with("forgetting") | {"qk_norm": True, "output_norm": True, "output_gate": "channel", "conv": 2},
-        state="2 H T D + H T + 3 H D",
+        state="2 H T D + H T + 3 (conv - 1) H D",
         note="A convolution over two tokens, on queries too, stands for the paper's data-dependent shift of keys and "
         "values.",
     ),
@@ -350,7 +350,8 @@ _BEYOND_PAIRS = (
         rows="signed",
         bidirectional=True,
         state="4 H T D",
-        note="Second keys and values are gates, so that z is linear in the first values: M is that of each channel.",
+        note="Second keys and values are gates, so that z is linear in the first values: M is that of each channel. "
+        "Scores of pairs take no bias of positions.",
         also=("Kronecker attention", "tensor attention"),
     ),
     Variant(

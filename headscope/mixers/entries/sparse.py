@@ -50,9 +50,10 @@ ENTRIES: tuple[Variant, ...] = (
         source="2107.05768",
         equation="M_ij = p(j | i) in the own block, p(R | i) p(j | R) for earlier blocks R; p(R | i) ~ exp(q_i . k_R)",
         config={"mixer": "combiner"},
-        state="2 H D (T mod c) + 2 H D T / c + H D",
+        state="2 H D (T mod c + floor(T / c)) + H D",
         note="blocks of a fixed size c; q_R and k_R are maxima over the block, one of the summaries in the authors' "
-        "code; only Combiner-Fixed, not the axial and logarithmic patterns",
+        "code; only Combiner-Fixed, not the axial and logarithmic patterns; within a block, p(j | R) has no bias of "
+        "positions",
     ),
     Variant(
         name="longheads",
@@ -61,7 +62,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2402.10685",
         equation="M = softmax(s) over the first chunk, the two newest and the top chunks by q_i . c, for each head",
         config={"mixer": "longheads"},
-        state="2 H T D + H D (T / c + T mod c)",
+        state="2 H T D + H D (floor(T / c) + T mod c)",
         note="trained from the start; on a trained model it is the policy 'longheads'; chunk keys c are made of "
         "queries and keys only, and positions are those of the text, not of the chosen chunks side by side",
     ),
@@ -130,7 +131,8 @@ ENTRIES: tuple[Variant, ...] = (
         equation="M = softmax(s + log sigmoid g) over the own block and top blocks by g_ir = W_q q_i . W_k pool(k)_r",
         config={"mixer": "block-gate"},
         note="the gate is trained with the model through log sigmoid g; the paper fits it to the pooled attention of a "
-        "finished model; the row's own query instead of one pooled over its block, which would look ahead",
+        "finished model; the row's own query instead of one pooled over its block, which would look ahead; a bias of "
+        "positions is not in the gate",
         also=("SeerAttention-R",),
     ),
     Variant(
@@ -153,7 +155,8 @@ ENTRIES: tuple[Variant, ...] = (
         source="2502.13189",
         equation="M = softmax(s) over the own block and the top earlier blocks by q_i . mean k_r",
         config={"mixer": "moba"},
-        note="the choice passes no gradient, as in the paper",
+        note="the choice passes no gradient, as in the paper; a bias of positions is added to the scores and is not in "
+        "the choice",
     ),
     Variant(
         name="dsa",
@@ -258,7 +261,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2410.12876",
         equation="M_ij = softmax_j(s_ij + log sigmoid a_j) over a_j > 0 and j = i",
         config={"mixer": "token-gates"},
-        state="2 H T D + H T (of kept tokens only)",
+        state="2 H T D + H T",
         bidirectional=True,
         note="on a trained model it is the policy 'attention-gate'; gates are linear in the token's stream, where the "
         "paper has a small attention layer; log sigmoid a trains them; the state counted is that without evictions",
@@ -293,7 +296,7 @@ ENTRIES: tuple[Variant, ...] = (
         source="2406.14909",
         equation="M = softmax(s) over the first tokens and the last w_h(i) = a_h + b_h i, for each head",
         config={"mixer": "head-spans"},
-        state="sum over heads of 2 D min(T, sinks + w_h(T)), and a count",
+        state="2 D sum_h(min(T, n + a_h + floor(b_h T))) + 1",
         note="spans are settings; the search for them, and MoA on a trained model, is the policy 'moa'; the span grows "
         "with the text so far",
     ),

@@ -1,0 +1,100 @@
+"""What a cut is compared with: other cells of the same rows, as many at random, or as many as hold the same weight.
+
+A head that looks at little loses little when random cells are cut, since most of them carry nothing. So beside as many
+random cells there is a stricter control: other cells of the row that together hold as much of what the row moves as the
+claimed ones. Where a head has nearly all of its weight on the claimed cells there are no such others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+NEAR = (0.8, 1.25)
+"""A control has equal weight where its mean weight is between these shares of the claimed cells' weight."""
+
+
+@dataclass(frozen=True)
+class Lacking:
+    """Why there are no cells of equal weight.
+
+    Attributes:
+        weight: what the other cells can hold, mean over rows.
+        note: the same in words.
+    """
+
+    weight: float
+    note: str
+
+
+def held(cells: Bool[Tensor, "B T T"], moved: Float[Tensor, "B T T"], rows: Bool[Tensor, "B T"]) -> float:
+    """What cells hold of what their rows move, mean over ``rows``, 0 to 1."""
+    return float((moved * cells).sum(-1)[rows].mean()) if bool(rows.any()) else 0.0
+
+
+def random_cells(mask: Bool[Tensor, "B T T"], generator: torch.Generator) -> Bool[Tensor, "B T T"]:
+    """As many other cells of each row, drawn evenly from those up to the row; all there are where they are fewer."""
+    left, drawn = _drawn(mask, generator), torch.zeros_like(mask)
+    count = mask.sum(-1, keepdim=True)
+    for place in range(int(count.max())):
+        value, column = left.max(-1, keepdim=True)
+        drawn |= torch.zeros_like(mask).scatter(-1, column, (value > 0) & (place < count))
+        left = left.scatter(-1, column, 0.0)
+    return drawn
+
+
+def equal_weight_cells(
+    mask: Bool[Tensor, "B T T"], moved: Float[Tensor, "B T T"], generator: torch.Generator, *, draws: int
+) -> Iterator[Bool[Tensor, "B T T"]] | Lacking:
+    """Other cells of each row, in random order, that together hold what the claimed ones do; or why there are none.
+
+    A row takes each cell that does not take it above the claimed weight, and at the end one more where that comes
+    nearer.
+
+    Args:
+        mask: the claimed cells.
+        moved: what each cell brings, rows that sum to 1.
+        generator: of the order.
+        draws: how many masks are drawn.
+    """
+    wanted = held(mask, moved, mask.any(-1))
+    first = _filled(mask, moved, generator)
+    weight = held(first, moved, mask.any(-1))
+    if not NEAR[0] * wanted <= weight <= NEAR[1] * wanted:
+        note = f"no other cells of these rows hold as much: {weight:.2f} of what they move, the claimed {wanted:.2f}"
+        return Lacking(weight, note)
+    return (_filled(mask, moved, generator) for _ in range(draws))
+
+
+def _filled(
+    mask: Bool[Tensor, "B T T"], moved: Float[Tensor, "B T T"], generator: torch.Generator
+) -> Bool[Tensor, "B T T"]:
+    """One draw of cells of equal weight."""
+    order = _drawn(mask, generator).argsort(-1)
+    weights, free = (part.gather(-1, order) for part in (moved, _others(mask)))
+    target = (moved * mask).sum(-1)
+    total, taken = torch.zeros_like(target), torch.zeros_like(mask)
+    for place in range(weights.shape[-1]):
+        own = weights[..., place]
+        taken[..., place] = free[..., place] & (total + own <= target) & (own > 0)
+        total = total + own * taken[..., place]
+    short = (target - total)[..., None]
+    gain = torch.where(free & ~taken, short.abs() - (short - weights).abs(), -1.0)  # what one more brings nearer
+    best = gain.argmax(-1, keepdim=True)
+    taken |= torch.zeros_like(taken).scatter(-1, best, gain.gather(-1, best) > 0)
+    return torch.zeros_like(mask).scatter(-1, order, taken)
+
+
+def _others(mask: Bool[Tensor, "B T T"]) -> Bool[Tensor, "B T T"]:
+    """In rows with claimed cells, the cells up to the row that are not claimed."""
+    seen = torch.ones_like(mask[0]).tril()
+    return seen & ~mask & mask.any(-1, keepdim=True)
+
+
+def _drawn(mask: Bool[Tensor, "B T T"], generator: torch.Generator) -> Float[Tensor, "B T T"]:
+    """A random number above 0 for every cell that can be drawn, 0 for the others."""
+    return (1 - torch.rand(mask.shape, generator=generator).to(mask.device)) * _others(mask)

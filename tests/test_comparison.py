@@ -1,0 +1,141 @@
+"""Descriptions of small models: the planted heads are found and no others, and answers are judged as the task does."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import circuits.head_claims
+from circuits.comparison import Compared, accuracy_at, describe_model, draws_of, judge_of
+from circuits.comparison_results import ModelReport
+from circuits.head_claims import claimed_cells
+from headscope.models.decoder.config import DecoderConfig
+from headscope.models.decoder.decoder import Decoder
+from headscope.tasks.synthetic import SyntheticBatch
+from headscope.tasks.synthetic_catalog import make_task
+from tests.planted_decoder import induction_decoder
+
+LENGTH = 24
+TASK = make_task("mqar", d_vocab=30, length=LENGTH, pairs=3)
+
+
+@pytest.fixture(scope="module")
+def planted() -> ModelReport:
+    model = induction_decoder(d_vocab=30, n_ctx=LENGTH)
+    return describe_model(Compared("planted", "softmax", 0, model), TASK, n=16, draws=19, lengths=(20, 26, 3, 25, 40))
+
+
+def test_the_planted_heads_are_found_and_nothing_else(planted: ModelReport) -> None:
+    first, second = planted.heads
+    assert (claimed_cells(first), claimed_cells(second)) == (("offset 1",), ("match +1",))
+    assert first.offsets["moved"][1] > 0.99
+    assert second.matches["moved"][2] > 0.99  # one after the match
+    assert [first.row_mass, second.negative, first.null_mass] == [pytest.approx(1.0), 0.0, None]
+    assert planted.accuracy == (1.0, 1.0, 1.0)
+    assert planted.state_size == LENGTH * 2 * (30 + 30)
+
+
+def test_each_planted_head_is_needed_and_no_other_cell_is(planted: ModelReport) -> None:
+    assert [(claim.head, claim.cells) for claim in planted.claims] == [("L0H0", "offset 1"), ("L1H0", "match +1")]
+    for claim in planted.claims:
+        random, equal = claim.check.controls
+        assert claim.check.drop > 0.7
+        assert (random.mean, random.p_value) == (1.0, pytest.approx(0.05))
+        assert (equal.accuracies, bool(equal.note)) == ((), True)
+
+
+def test_the_cause_of_a_planted_head_goes_with_it() -> None:
+    model = induction_decoder(d_vocab=30, n_ctx=LENGTH)
+    with torch.no_grad():
+        model.blocks[0].attn.W_Q.zero_()  # every row looks evenly
+    report = describe_model(Compared("broken", "softmax", 0, model), TASK, n=16, draws=3)
+    assert "offset 1" not in claimed_cells(report.heads[0])
+    assert report.accuracy.mean < 0.5
+
+
+def test_a_length_without_an_accuracy_says_why(planted: ModelReport) -> None:
+    scores = planted.lengths
+    assert (scores[20].accuracy.mean, scores[20].reason) == (1.0, "")
+    for length in (26, 3, 25, 40):
+        assert math.isnan(scores[length].accuracy.mean)
+    assert scores[26].reason.startswith("the model reads no texts of 26 tokens: ")
+    assert "24" in scores[26].reason, "so many positions has it learned"
+    assert scores[25].reason == "the task has no texts of 25 tokens: length 25 is odd: make it even"
+    assert scores[3].reason == (
+        "the task has no texts of 3 tokens: the setting 'length' cannot be 3: it should be greater than or equal to 4"
+    )
+    assert scores[40].reason == "the task has no texts of 40 tokens: d_vocab 30 is not above length 40"
+
+
+def test_a_task_whose_length_is_no_setting_is_asked_for_it() -> None:
+    task = make_task("copying")
+    model = Decoder(DecoderConfig.parse({"d_vocab": task.d_vocab, "n_ctx": task.length, "d_model": 8}))
+    assert "length" not in type(task.settings).model_fields
+    assert accuracy_at(model, task, task.length - 8, n=2, seed=0).reason == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mqar", {"d_vocab": 26, "length": 24, "pairs": 3}),
+        ("linear-regression", {}),
+        ("bigram-backcopy", {}),
+        ("regular-languages", {}),
+    ],
+)
+def test_answers_are_judged_as_the_task_does(name: str, settings: dict[str, Any]) -> None:
+    task = make_task(name, **settings)
+    batch = task.held_out.batch(6, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    logits = torch.randn(6, task.length, task.d_output, generator=generator)
+    logits[:3] = best_answers(logits[:3], batch)
+    found = judge_of(task)(logits, batch).numpy()
+    assert len(found) == 6
+    if batch.values is not None:
+        assert found.mean() == pytest.approx(task.accuracy(logits, batch)), "one mean square for all examples"
+    else:
+        alone = [task.accuracy(logits[at : at + 1], one_example(batch, at)) for at in range(6)]
+        np.testing.assert_allclose(found, alone)
+    assert found[:3] == pytest.approx(1.0, abs=1e-6)
+    assert found[3:].mean() < 0.9
+
+
+def best_answers(logits: torch.Tensor, batch: SyntheticBatch) -> torch.Tensor:
+    """Logits that are right wherever something is asked of the first three examples."""
+    if batch.values is not None:
+        return batch.values[:3].nan_to_num(0.0)
+    return torch.nn.functional.one_hot(batch.targets[:3].clamp_min(0), logits.shape[-1]).float()
+
+
+def one_example(batch: SyntheticBatch, at: int) -> SyntheticBatch:
+    """One example of a batch of tokens."""
+    assert batch.tokens is not None
+    rows = slice(at, at + 1)
+    marks = {name: mark[rows] for name, mark in batch.marks.items()}
+    return SyntheticBatch(batch.tokens[rows], batch.targets[rows], marks)
+
+
+def test_more_claims_have_more_draws_so_that_corrected_p_can_fall_below_005() -> None:
+    assert [draws_of(40, claims) for claims in (0, 1, 2, 3, 5)] == [40, 40, 40, 60, 100]
+    assert all(claims / (1 + draws_of(40, claims)) < 0.05 for claims in range(1, 30))
+
+
+def test_a_model_without_m_is_described_without_claims(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = circuits.head_claims.claimed_cells
+    monkeypatch.setattr("circuits.comparison.claimed_cells", lambda profile: every(profile, least=0.0))
+    task = make_task("mqar", d_vocab=16, length=12, pairs=2)
+    for mixer, claims in (("lstm", False), ("softmax", True)):
+        model = Decoder(DecoderConfig.parse({"d_vocab": 16, "n_ctx": 12, "d_model": 8, "mixer": mixer}))
+        report = describe_model(Compared(mixer, mixer, 0, model), task, n=2, draws=1)
+        assert bool(report.claims) == claims
+
+
+def test_every_step_is_told() -> None:
+    steps = list[tuple[int, int]]()
+    model = Compared("planted", "softmax", 0, induction_decoder(d_vocab=30, n_ctx=LENGTH))
+    describe_model(model, TASK, n=4, draws=1, lengths=(20,), on_step=lambda *at: steps.append(at))
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)], "profiles, two claims, a length"
