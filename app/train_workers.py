@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -68,9 +70,17 @@ def _keep(writer: RunWriter, cell: Cell, future: Future[_Done]) -> None:
 
 
 def _begin() -> None:
-    """A worker computes on one thread, and leaves Ctrl-C to the process that writes."""
+    """A worker computes on one thread, leaves Ctrl-C to the process that writes, and ends when that one is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _train(config: SweepConfig, cell: Cell, folder: Path) -> _Done:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 import numpy as np
@@ -80,6 +84,49 @@ def test_a_process_that_is_killed_is_named_and_what_is_in_stays(
     assert "start it with fewer --workers" in result.stderr
     assert "0 of 5 stages are kept" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="processes are found in /proc")
+def test_processes_end_when_the_one_that_writes_is_killed(tmp_path: Path) -> None:
+    code = "from app.cli import main; main()"
+    words = [*WORDS, *SMALL, *TASK, "--steps", "1000000", "--workers", "2", "--out", str(tmp_path)]
+    writer = Popen([sys.executable, "-c", code, "train", *words], stdout=DEVNULL, stderr=DEVNULL)
+    try:
+        wait_for(lambda: len(workers_of(writer.pid)) == 2)
+        own = workers_of(writer.pid)
+    finally:
+        writer.kill()
+        writer.wait()
+    wait_for(lambda: not any(is_alive(pid) for pid in own))
+
+
+def workers_of(parent: int) -> list[int]:
+    """Processes that it spawned to train; what tracks their resources is left out."""
+    found = list[int]()
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            parent_of = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent_of == parent and b"spawn_main" in (place / "cmdline").read_bytes():
+                found.append(int(place.name))
+        except OSError:  # it has ended
+            continue
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended and is not collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    """Until something is so, at most a minute."""
+    end = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
 
 
 def killed(*_: object) -> None:
