@@ -1,4 +1,4 @@
-"""The trainings behind docs/results/variants.md, by the question that each answers.
+"""Trainings of attention variants, by the question that each answers.
 
     python -m benchmarks.variant_studies                       what there is
     python -m benchmarks.variant_studies zoo-recall depth --out runs --workers 8

@@ -1,4 +1,4 @@
-"""Markdown tables of train runs, as docs/results/variants.md has them.
+"""Markdown tables of train runs.
 
     python -m benchmarks.variant_tables runs/<train run> ...
 

@@ -85,8 +85,8 @@ def load(name: str, *, device: str = "auto", dtype: str = "float32", seed: int =
         return loading.load_folder(Path(name), where, numbers)
     if name.startswith(CHECKPOINT_PREFIX):
         raise ModelError(
-            f"{name!r} is a small decoder that was trained on a task of its own and reads no text. Compare it: "
-            f"headscope compare {name}"
+            f"{name!r} cannot be loaded here: a checkpoint is a small decoder, trained on a task of its own, and "
+            f"reads no text. Compare it: headscope compare {name}"
         )
     return _load_other(name, where, numbers)
 
