@@ -74,6 +74,11 @@ def match_cells(rows: Int[Tensor, "B N"], columns: Int[Tensor, "B N"], offset: i
     return Cells(rows, target, (columns >= 0) & (target >= 0) & (target <= rows))
 
 
+def carry_cells(rows: Int[Tensor, "B N"], columns: Int[Tensor, "B N"], offset: int) -> Cells:
+    """From the row ``offset`` behind each match to the match, where that row comes before the one that asks."""
+    return Cells(columns + offset, columns, (columns >= 0) & (columns + offset < rows))
+
+
 def check_cells(
     model: Decoder,
     batch: SyntheticBatch,

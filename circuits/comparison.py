@@ -30,6 +30,7 @@ from probes.mixing_curve import matches_of
 from probes.mixing_profile import (
     VIEWS,
     Matches,
+    carry_profile,
     first_token,
     first_value_norm,
     match_profile,
@@ -197,6 +198,7 @@ def _profiles(layer: LayerMix, matches: Matches | None) -> list[HeadProfile]:
     views = {view: view_of(layer, view) for view in VIEWS}
     offsets = {view: offset_profile(weights).mean(0) for view, weights in views.items()}
     found = {} if matches is None else {view: match_profile(w, matches).mean(0) for view, w in views.items()}
+    carried = {} if matches is None else {view: carry_profile(w, matches).mean(0) for view, w in views.items()}
     first = {view: first_token(weights).mean(0) for view, weights in views.items()}
     norm, mass = first_value_norm(layer).mean(0), layer.row_mass.mean((0, 2))
     null, negative = layer.mix.null_mass, layer.negative_share.mean((0, 2))
@@ -206,6 +208,7 @@ def _profiles(layer: LayerMix, matches: Matches | None) -> list[HeadProfile]:
             head=str(Head(layer.layer, head)),
             offsets={view: _numbers(part[head]) for view, part in offsets.items()},
             matches={view: _numbers(part[head]) for view, part in found.items()},
+            carries={view: _numbers(part[head]) for view, part in carried.items()},
             first={view: float(part[head]) for view, part in first.items()},
             first_uniform=uniform_first_token(layer.mix.n_tokens),
             first_norm=float(norm[head]),

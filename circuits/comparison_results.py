@@ -22,6 +22,7 @@ class HeadProfile:
         head: ``L0H1``.
         offsets: by view, mean weight from row i to ``i - d`` for d = 0 ... 8.
         matches: by view, mean weight from asked rows to ``match + d``, d = -1 ... 4; empty if the task has no matches.
+        carries: by view, mean weight from the row ``match + d`` to the match, d = 1 ... 4; empty likewise.
         first: by view, mean weight on position 0 over later rows.
         first_uniform: what uniform rows would put there.
         first_norm: norm of position 0's value through W_O over the mean of the others.
@@ -35,6 +36,7 @@ class HeadProfile:
     head: str
     offsets: Mapping[str, tuple[float, ...]]
     matches: Mapping[str, tuple[float, ...]]
+    carries: Mapping[str, tuple[float, ...]]
     first: Mapping[str, float]
     first_uniform: float
     first_norm: float
@@ -111,7 +113,7 @@ class Claim:
 
     Attributes:
         head: ``L0H1``.
-        cells: ``offset 1``, ``match +1``, ``first token``.
+        cells: ``offset 1``, ``carry 1``, ``match +1``, ``first token``.
         weight: mean weight of these cells in the moved view, as the head's profile has it.
         share: in the share view.
         check: what cutting them does, beside cutting others.

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import torch
 
-from circuits.cell_cuts import Cells, Judge, check_cells, column_cells, match_cells, offset_cells
+from circuits.cell_cuts import Cells, Judge, carry_cells, check_cells, column_cells, match_cells, offset_cells
 from circuits.comparison_results import CLAIMED, Claim, HeadProfile
 from headscope.heads import Head
 from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix
 from headscope.tasks.synthetic import SyntheticBatch
 from probes.mixing_curve import matches_of
-from probes.mixing_profile import MATCH_OFFSETS, OFFSETS
+from probes.mixing_profile import CARRY_OFFSETS, MATCH_OFFSETS, OFFSETS
 
 
 def claimed_cells(profile: HeadProfile, least: float = CLAIMED) -> tuple[str, ...]:
     """Names of all kinds of cells on which a head has at least this weight in the moved view, but for the row itself.
 
-    Offsets of 1 and more, every place beside the match, and the first token: ``offset 1``, ``match +1``,
-    ``first token``.
+    Offsets of 1 and more, rows behind the match to it, every place beside the match, and the first token:
+    ``offset 1``, ``carry 1``, ``match +1``, ``first token``.
     """
     names = [f"offset {d}" for d in OFFSETS[1:]]
+    names += [f"carry {d}" for d in CARRY_OFFSETS] if profile.carries else []
     names += [f"match {d:+d}" for d in MATCH_OFFSETS] if profile.matches else []
     return tuple(name for name in (*names, "first token") if weight_of(profile, name, "moved") >= least)
 
@@ -30,6 +31,8 @@ def weight_of(profile: HeadProfile, cells: str, view: str) -> float:
     kind, _, number = cells.partition(" ")
     if kind == "offset":
         return profile.offsets[view][OFFSETS.index(int(number))]
+    if kind == "carry":
+        return profile.carries[view][CARRY_OFFSETS.index(int(number))]
     if kind == "match":
         return profile.matches[view][MATCH_OFFSETS.index(int(number))]
     return profile.first[view]
@@ -62,4 +65,5 @@ def cells_of(batch: SyntheticBatch, cells: str) -> Cells:
         return column_cells(batch.targets, 0)
     matches = matches_of(batch)
     assert matches is not None  # a claim about matches comes from a task that has them
-    return match_cells(matches.rows, matches.columns, int(number))
+    made = carry_cells if kind == "carry" else match_cells
+    return made(matches.rows, matches.columns, int(number))

@@ -13,10 +13,12 @@ from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix, read_mixing
 from headscope.tasks.synthetic import SyntheticBatch, SyntheticTask
 from probes.mixing_profile import (
+    CARRY_OFFSETS,
     MATCH_OFFSETS,
     VIEWS,
     Matches,
     View,
+    carry_profile,
     first_token,
     first_value_norm,
     match_profile,
@@ -107,4 +109,6 @@ def _profile(layer: LayerMix, view: View, matches: Matches | None) -> dict[str, 
     if matches is not None:
         cells = match_profile(weights, matches).mean(0)
         found |= {f"{view}.match.{d}": cells[:, i] for i, d in enumerate(MATCH_OFFSETS)}
+        carried = carry_profile(weights, matches).mean(0)
+        found |= {f"{view}.carry.{d}": carried[:, i] for i, d in enumerate(CARRY_OFFSETS)}
     return found

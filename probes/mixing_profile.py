@@ -1,4 +1,4 @@
-"""Where a small model's heads look and what they bring, whatever their mixer: profiles by offset and by match.
+"""Where a small model's heads look and what they bring, whatever their mixer: profiles by offset, match and carry.
 
 A detector at a fixed cell misses real circuits: models that solve associative recall were seen to read the token after
 the value, where a detector of the value finds nothing. So a head is described by whole profiles:
@@ -6,6 +6,8 @@ the value, where a detector of the value finds nothing. So a head is described b
 - *offsets*: mean weight from row i to row ``i - d``, ``d = 0 ... 8`` (a previous-token head has its weight at 1);
 - *matches*: mean weight from an asked row to ``match + d``, ``d = -1 ... 4``, where the match is the earlier place of
   the same token (0: a duplicate-token head, 1: an induction or retrieval head);
+- *carries*: mean weight from the row ``match + d`` to the match, ``d = 1 ... 4``: what tells that row which token stood
+  d places before it, so that a later head can find it (1: a previous-token head where it is needed, on the pairs);
 - *first token*: mean weight on position 0, beside what uniform rows would give it, with the norm of its value over the
   mean norm of the others.
 
@@ -29,6 +31,7 @@ View = Literal["share", "moved"]
 VIEWS: tuple[View, ...] = ("share", "moved")
 OFFSETS = tuple(range(9))
 MATCH_OFFSETS = (-1, 0, 1, 2, 3, 4)
+CARRY_OFFSETS = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,23 @@ def match_profile(
         real = matched & (columns >= 0) & (columns <= matches.rows)
         cells = weights[batch, :, matches.rows.clamp_min(0), columns.clamp(0, weights.shape[3] - 1)]
         found.append((cells * real[..., None]).sum(1) / matched.sum(1, keepdim=True).clamp_min(1))
+    return torch.stack(found, -1)
+
+
+def carry_profile(
+    weights: Float[Tensor, "B H T K"], matches: Matches, offsets: Sequence[int] = CARRY_OFFSETS
+) -> Float[Tensor, "B H offset"]:
+    """Mean weight from the row ``match + d`` to the match for each d, over asked rows that come after that row.
+
+    Few rows have a pair to bind: over all rows a head that does this and nothing else shows a small weight at offset d.
+    """
+    batch = torch.arange(len(weights), device=weights.device)[:, None]
+    columns = matches.columns.clamp_min(0)
+    found: list[Tensor] = []
+    for offset in offsets:
+        real = (matches.columns >= 0) & (columns + offset < matches.rows)
+        cells = weights[batch, :, (columns + offset).clamp_max(weights.shape[2] - 1), columns]
+        found.append((cells * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp_min(1))
     return torch.stack(found, -1)
 
 

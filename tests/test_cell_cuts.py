@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
 
 from circuits.cell_controls import Lacking, equal_weight_cells, held, random_cells
-from circuits.cell_cuts import Cells, check_cells, column_cells, cut_logits, match_cells, offset_cells
+from circuits.cell_cuts import Cells, carry_cells, check_cells, column_cells, cut_logits, match_cells, offset_cells
 from circuits.comparison import correct_share
 from circuits.comparison_results import CutCheck
 from headscope.errors import UnsupportedError
@@ -45,13 +47,21 @@ def test_the_planted_decoder_solves_recall(planted: Decoder) -> None:
     assert float(correct_share(planted(batch.given), batch).mean()) == 1.0
 
 
-@pytest.mark.parametrize(("head", "offset"), [("L0H0", 1), ("L1H0", 1)], ids=["previous token", "value of the match"])
-def test_the_cells_of_the_circuit_are_needed_and_others_are_not(planted: Decoder, head: str, offset: int) -> None:
+_NEEDED = [
+    ("L0H0", lambda batch: offset_cells(batch.targets, 1)),
+    ("L0H0", lambda batch: carry_cells(batch.marks["query"], batch.marks["key"], 1)),
+    ("L1H0", lambda batch: match_cells(batch.marks["query"], batch.marks["key"], 1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("head", "named"), _NEEDED, ids=["previous token", "previous token of the pairs", "value of the match"]
+)
+def test_the_cells_of_the_circuit_are_needed_and_others_are_not(
+    planted: Decoder, head: str, named: Callable[[SyntheticBatch], Cells]
+) -> None:
     batch = recall()
-    if head == "L0H0":
-        cells = offset_cells(batch.targets, offset)
-    else:
-        cells = match_cells(batch.marks["query"], batch.marks["key"], offset)
+    cells = named(batch)
     found = check(planted, batch, Head.parse(head), cells)
     random, equal = found.controls
     assert found.accuracy == 1.0
@@ -185,6 +195,9 @@ def test_cells_are_those_that_their_names_say() -> None:
     assert first.rows[first.real].tolist() == [1, 2, 3, 4]
     match = match_cells(torch.tensor([[3, 4, 4]]), torch.tensor([[1, -1, 4]]), 1)
     assert match.real.tolist() == [[True, False, False]], "none without a match, none after the row"
+    carried = carry_cells(torch.tensor([[3, 4, 2]]), torch.tensor([[1, -1, 1]]), 1)
+    assert (carried.rows.tolist()[0][0], carried.columns.tolist()[0][0]) == (2, 1)
+    assert carried.real.tolist() == [[True, False, False]], "none without a match, none in the row that asks"
 
 
 def test_a_mixer_without_m_has_no_cells() -> None:

@@ -12,6 +12,7 @@ from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix, read_mixing
 from probes.mixing_profile import (
     Matches,
+    carry_profile,
     first_token,
     first_value_norm,
     match_profile,
@@ -106,6 +107,16 @@ def test_profiles_are_means_over_the_cells_they_name() -> None:
     assert profile[1, 1].tolist() == pytest.approx([float(weights[1, 1, 5, 4]), 0.0]), (
         "one has no match, one ends the text"
     )
+
+
+def test_a_carry_is_the_weight_of_rows_behind_the_match_that_come_before_the_question() -> None:
+    weights = random(B, H, T, T).abs()
+    matches = Matches(torch.tensor([[4, 5], [3, 5]]), torch.tensor([[1, 2], [-1, 4]]))
+    found = carry_profile(weights, matches, (1, 3))
+    assert found[0, 1].tolist() == pytest.approx([float((weights[0, 1, 2, 1] + weights[0, 1, 3, 2]) / 2), 0.0]), (
+        "three behind the match is the question itself, or after it"
+    )
+    assert found[1, 1].tolist() == [0.0, 0.0], "one has no match, the other's question follows at once"
 
 
 def test_uniform_rows_have_the_uniform_weight_on_the_first_token() -> None:

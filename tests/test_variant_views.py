@@ -339,7 +339,13 @@ def test_p_is_corrected_by_holm_within_a_model() -> None:
 
 def test_roles_are_counted_over_the_trainings_of_a_variant(compared: CompareRun) -> None:
     roles = {(row.variant, row.cells): row for row in role_counts(compared)}
-    assert {cells for name, cells in roles if name == "linear"} == {"offset 1", "match +0", "match +1", "first token"}
+    assert {cells for name, cells in roles if name == "linear"} == {
+        "offset 1",
+        "carry 1",
+        "match +0",
+        "match +1",
+        "first token",
+    }
     assert {row.found for (name, _), row in roles.items() if name == "linear"} == {0}
     first = roles["softmax", "offset 1"]
     assert (first.role, first.seeds, first.found, first.heads, first.layers) == ("previous token", 2, 2, 2, (0,))

@@ -165,6 +165,10 @@ def profile(layer: int, head: int, number: int, claims: Sequence[Claim] = ()) ->
             view: tuple(held.get(f"match {d:+d}", {}).get(view, base / 2) for d in range(-1, 5))
             for view in ("share", "moved")
         },
+        carries={
+            view: tuple(held.get(f"carry {d}", {}).get(view, base / 3) for d in range(1, 5))
+            for view in ("share", "moved")
+        },
         first={"share": 0.2, "moved": 0.1},
         first_uniform=0.29,
         first_norm=1.2,

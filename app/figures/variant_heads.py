@@ -16,7 +16,7 @@ from app.views.variant_profiles import FIRST, VIEW_TITLES, VIEWS, ProfileRow, Vi
 
 MOST_ROWS = 64
 _ROW_PX, _TOP_PX, _LETTER_PX, _MOST_LEFT = 21, 78, 6, 260
-_FOLLOWED = ("match +1", "offset 1", FIRST)
+_FOLLOWED = ("match +1", "carry 1", "offset 1", FIRST)
 _BAR = {"title": {"text": "mean weight", "side": "right", "font": {"size": 11}}, "thickness": 11, "outlinewidth": 0,
         "nticks": 6, "tickfont": {"size": 11}, "xpad": 6, "lenmode": "pixels", "len": 240, "y": 1, "yanchor": "top",
         "ypad": 0}  # fmt: skip
@@ -61,7 +61,7 @@ def strips_figure(rows: Sequence[ProfileRow], *, views: Sequence[View] = VIEWS) 
 def growth_figure(
     series: Mapping[str, Sequence[ProfileRow]], *, view: View, order: Sequence[str], step: int | None
 ) -> go.Figure:
-    """What heads do while they are trained: match +1, previous token and first token against steps, side by side.
+    """What heads do while they are trained: match +1, previous tokens and first token against steps, side by side.
 
     Args:
         series: by the label of the model, a row for each head and step.

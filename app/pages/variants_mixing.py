@@ -95,7 +95,8 @@ def growth(view: View, state: VariantsState) -> Content:
         table=table,
         summary=f"Weight on the previous token, one behind the match and the first token against steps, "
         f"{state.view}, for {', '.join(series)}.",
-        caption="A line for each head. match +1: an induction or retrieval head; offset 1: a previous-token head; "
+        caption="A line for each head. match +1: an induction or retrieval head; carry 1: a previous-token head where "
+        "pairs are bound, offset 1: over all rows; "
         "first: the first token. The upright line is the step shown above. "
         f"Mean over n = {_PICTURED_EXAMPLES} held-out examples.",
         source=source_line(found.run),

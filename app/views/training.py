@@ -13,7 +13,9 @@ from headscope.runs.reading import Run
 from headscope.training.sweep import Cell, CellResult, VariantResult, best_rates
 
 KIND, SUMMARY = "train", "summary"
-_OF_ANY_TASK = re.compile(r"((share|moved)\.(offset\.\d+|match\.-?\d+|first)|first_norm|row_mass|null_mass)\.L\d+H\d+")
+_OF_ANY_TASK = re.compile(
+    r"((share|moved)\.(offset\.\d+|carry\.\d+|match\.-?\d+|first)|first_norm|row_mass|null_mass)\.L\d+H\d+"
+)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from app.views.numbers import fixed, interval
 from app.views.table import Column, Table
-from app.views.variant_comparison import CompareRun
+from app.views.variant_comparison import CELLS_MEANING, CompareRun
 from app.views.variant_cuts import Tested, claims_of
 from app.views.variant_profiles import FIRST, ProfileRow, compared_rows
 from circuits.comparison_results import CLAIMED, ModelReport
@@ -22,6 +22,7 @@ from headscope.statistics import Interval, bootstrap_scalar
 FIRST_TOKEN = "first token"
 ROLES: Mapping[str, str] = {
     "offset 1": "previous token",
+    "carry 1": "previous token of the pair",
     "match +1": "retrieval",
     "match +0": "duplicate token",
     FIRST_TOKEN: "first token",
@@ -56,7 +57,7 @@ class RoleCount:
     Attributes:
         variant: its name.
         role: ``previous token``, ``retrieval``, ..., or the name of the cells.
-        cells: ``offset 1``, ``match +1``, ``first token``.
+        cells: ``offset 1``, ``carry 1``, ``match +1``, ``first token``.
         seeds: trainings.
         found: how many have a head of the role.
         heads: heads of the role in all of them.
@@ -97,7 +98,7 @@ def variant_accuracies(found: CompareRun) -> tuple[VariantAccuracy, ...]:
 
 
 def role_counts(found: CompareRun) -> tuple[RoleCount, ...]:
-    """Every variant and role: the four that have a name always, other cells where a head reads them."""
+    """Every variant and role: those that have a name always, other cells where a head reads them."""
     rows = compared_rows(found)
     return tuple(
         _count(name, cells, models, [row for row in rows if row.model in {one.name for one in models}])
@@ -119,7 +120,7 @@ def role_table(found: CompareRun) -> Table:
     columns = (
         Column("variant", "Variant"),
         Column("role", "Role"),
-        Column("cells", "Cells", meaning="offset d: d places before; match d: d behind the earlier same token"),
+        Column("cells", "Cells", meaning=CELLS_MEANING),
         Column("seeds", "Trainings"),
         Column("found", "With such a head", meaning="trainings"),
         Column("found_share", "Share", 3, "of the trainings"),
@@ -176,9 +177,9 @@ def seeds_text(value: Interval, n: int) -> str:
 
 
 def cells_order(cells: str) -> tuple[int, int]:
-    """Offsets, then matches, then the first token."""
+    """Offsets, then carries, then matches, then the first token."""
     kind, _, number = cells.partition(" ")
-    return ("offset", "match", "first").index(kind), 0 if kind == "first" else int(number)
+    return ("offset", "carry", "match", "first").index(kind), 0 if kind == "first" else int(number)
 
 
 def _cells(found: CompareRun, variant: str) -> list[str]:

@@ -21,6 +21,10 @@ from headscope.runs.reading import Run
 from headscope.statistics import Interval
 
 KIND, SUMMARY = "compare", "summary"
+CELLS_MEANING = (
+    "offset d: d places before; carry d: the same, on rows d behind the earlier same token; "
+    "match d: d behind that token"
+)
 
 
 class CompareRun:
@@ -110,6 +114,7 @@ def _profile(given: Mapping[str, Any]) -> HeadProfile:
         head=str(given["head"]),
         offsets={view: tuple(map(float, values)) for view, values in given["offsets"].items()},
         matches={view: tuple(map(float, values)) for view, values in given["matches"].items()},
+        carries={view: tuple(map(float, values)) for view, values in given.get("carries", {}).items()},
         first={view: float(value) for view, value in given["first"].items()},
         null_mass=_maybe(given.get("null_mass")),
         usage=_maybe(given.get("usage")),

@@ -9,7 +9,7 @@ import numpy as np
 
 from app.views.numbers import MISSING, fixed, interval, p_text
 from app.views.table import Column, Table
-from app.views.variant_comparison import CompareRun
+from app.views.variant_comparison import CELLS_MEANING, CompareRun
 from circuits.comparison_results import CLAIMED, CONTROLS, Claim, Control, ControlName, ModelReport
 from headscope.statistics import holm
 
@@ -27,7 +27,7 @@ COLUMNS = (
     Column("seed", "Seed", meaning="of the training"),
     Column("model", "Model", meaning="its name in the run"),
     Column("head", "Head"),
-    Column("cells", "Cells", meaning="offset d: d places before; match d: d behind the earlier same token"),
+    Column("cells", "Cells", meaning=CELLS_MEANING),
     Column("moved", "Weight, moved", 3, "mean weight of these cells in what the head brings"),
     Column("share", "Weight, share", 3, "mean weight of these cells in where the head looks"),
     Column("accuracy", "Accuracy", 3, "of the untouched model, as the task judges answers"),

@@ -21,9 +21,11 @@ VIEW_MEANINGS: Mapping[View, str] = {
 }
 OFFSETS = tuple(range(9))
 MATCH_OFFSETS = (-1, 0, 1, 2, 3, 4)
+CARRY_OFFSETS = (1, 2, 3, 4)
 FIRST = "first"
 CELLS_MEAN = (
-    "offset d: weight of row i on the token d places before it (d = 1 is a previous-token head); match d: weight of "
+    "offset d: weight of row i on the token d places before it (d = 1 is a previous-token head); carry d: the same "
+    "of rows d behind the earlier place of what is asked, which a later head can then find by it; match d: weight of "
     "an asked row on the place d behind the earlier same token (0 a duplicate-token head, +1 an induction or retrieval "
     "head); first: weight of the first token over later rows"
 )
@@ -46,7 +48,7 @@ class ProfileRow:
         model: name of the model in its run.
         label: the model, for people.
         head: ``L0H1``.
-        cells: by view, mean weight on each kind of cells, ``offset 1``, ``match +1``, ``first``.
+        cells: by view, mean weight on each kind of cells, ``offset 1``, ``carry 1``, ``match +1``, ``first``.
         numbers: what else is known of it, by name; None where there is no such thing.
         step: steps taken when it was looked at; None at the end.
     """
@@ -152,8 +154,10 @@ def _compared(model: str, label: str, head: HeadProfile) -> ProfileRow:
     for view in VIEWS:
         offsets = zip(OFFSETS, head.offsets.get(view, ()), strict=False)
         matches = zip(MATCH_OFFSETS, head.matches.get(view, ()), strict=False)
+        carries = zip(CARRY_OFFSETS, head.carries.get(view, ()), strict=False)
         cells[view] = {
             **{f"offset {d}": value for d, value in offsets},
+            **{f"carry {d}": value for d, value in carries},
             **{match_name(d): value for d, value in matches},
             FIRST: head.first[view],
         }
@@ -179,7 +183,7 @@ def _cell(name: str) -> str:
 
 
 def _order(name: str) -> tuple[int, int]:
-    """Offsets, then matches, then the first token."""
+    """Offsets, then carries, then matches, then the first token."""
     kind, _, number = name.partition(".")
-    kinds = ("offset", "match", FIRST)
+    kinds = ("offset", "carry", "match", FIRST)
     return kinds.index(kind) if kind in kinds else len(kinds), int(number or 0)
