@@ -40,7 +40,7 @@ class Study:
     commands: tuple[str, ...]
 
 
-def _recall(pairs: int, width: int, *, rates: str = "0.001,0.003", variant: str = f"softmax,{_FIXED}") -> str:
+def _recall(pairs: int, width: int, *, rates: str = "0.003,0.01", variant: str = f"softmax,{_FIXED}") -> str:
     sizes = f"--option task.d_vocab=1024 --option task.length=128 --option task.pairs={pairs}"
     return (
         f"mqar --variants {variant} --widths {width} --rates {rates} {sizes} {_LEARNED} --option decoder.conv=4 "
@@ -52,11 +52,11 @@ def _zoo_recall(names: str) -> str:
     return f"mqar --variants {names} --rates 0.003,0.01 {_SMALL} {_LEARNED} --steps 1500 --pictures 6"
 
 
-def _hard(names: str, position: str) -> str:
+def _hard(names: str, *, position: str, rates: str = "0.0022") -> str:
     return (
-        f"mqar --variants {names} --widths 128 --rates 0.001,0.0022 --option task.d_vocab=8192 "
-        f"--option task.length=512 --option task.pairs=64 --option decoder.position={position} --steps 2500 "
-        "--set evaluate_every=125 --set weights=false"
+        f"mqar --variants {names} --widths 128 --rates {rates} --option task.d_vocab=8192 "
+        f"--option task.length=512 --option task.pairs=64 --option decoder.position={position} --steps 3000 "
+        "--set evaluate_every=250 --set weights=false"
     )
 
 
@@ -116,8 +116,9 @@ STUDIES = {
     "hardest": Study(
         "zoology's hardest cell: 512 tokens, 64 pairs, vocabulary 8192",
         (
-            _hard("softmax,sigmoid,fox,based,linear", "learned"),
-            _hard("mamba2,gla,gated-delta,hyena,base-conv", "none"),
+            _hard("softmax", position="learned", rates="0.001,0.0022"),
+            _hard("based,linear,sigmoid,fox", position="learned"),
+            _hard("mamba2,gated-delta,gla,retention,hyena,base-conv", position="none"),
         ),
     ),
     "twice": Study(

@@ -31,7 +31,7 @@ def planted() -> ModelReport:
 
 def test_the_planted_heads_are_found_and_nothing_else(planted: ModelReport) -> None:
     first, second = planted.heads
-    assert (claimed_cells(first), claimed_cells(second)) == (("offset 1",), ("match +1",))
+    assert (claimed_cells(first), claimed_cells(second)) == (("offset 1", "carry 1"), ("match +1",))
     assert first.offsets["moved"][1] > 0.99
     assert second.matches["moved"][2] > 0.99  # one after the match
     assert [first.row_mass, second.negative, first.null_mass] == [pytest.approx(1.0), 0.0, None]
@@ -40,7 +40,11 @@ def test_the_planted_heads_are_found_and_nothing_else(planted: ModelReport) -> N
 
 
 def test_each_planted_head_is_needed_and_no_other_cell_is(planted: ModelReport) -> None:
-    assert [(claim.head, claim.cells) for claim in planted.claims] == [("L0H0", "offset 1"), ("L1H0", "match +1")]
+    assert [(claim.head, claim.cells) for claim in planted.claims] == [
+        ("L0H0", "offset 1"),
+        ("L0H0", "carry 1"),
+        ("L1H0", "match +1"),
+    ]
     for claim in planted.claims:
         random, equal = claim.check.controls
         assert claim.check.drop > 0.7
@@ -138,4 +142,4 @@ def test_every_step_is_told() -> None:
     steps = list[tuple[int, int]]()
     model = Compared("planted", "softmax", 0, induction_decoder(d_vocab=30, n_ctx=LENGTH))
     describe_model(model, TASK, n=4, draws=1, lengths=(20,), on_step=lambda *at: steps.append(at))
-    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)], "profiles, two claims, a length"
+    assert steps == [(done, 5) for done in range(1, 6)], "profiles, three claims, a length"

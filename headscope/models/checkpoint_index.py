@@ -1,8 +1,8 @@
 """Trained small decoders that come with Headscope: ``checkpoint:mqar.softmax.0``; no torch.
 
-None is shipped yet: the index is empty, and `headscope compare --run` takes the models of a train run. The index is for
-every seed of a variant's best rate, also where it failed: a comparison without the failures would be none. Weights are
-bfloat16, and the accuracy listed is measured on the rounded weights.
+Every seed of a variant's best rate is there, also where it failed: a comparison without the failures would be none.
+Weights are bfloat16, and the accuracy listed is measured on the rounded weights. `benchmarks/variant_zoo.py` makes them
+of the trainings that `benchmarks/variant_studies.py` names (``zoo-recall``, ``zoo-backcopy``).
 """
 
 from __future__ import annotations

@@ -91,6 +91,8 @@ class DecoderConfig(Config):
         value_residual: values are mixed with those of the first layer (``learned``), replaced by them (``first``).
         block: ``pre_norm``, or ``sphere``: nGPT's unit vectors; see `headscope.models.decoder.sphere`.
         norm: of the stream.
+        embed_std: spread of the random embeddings and learned positions. Small ones let what heads write count early:
+            with 1 softmax did not learn recall (64 tokens, 8 pairs) in 1,500 steps that it learned in 600 with 0.2.
         causal: rows see only what comes before them.
         seed: of the random weights.
     """
@@ -117,6 +119,7 @@ class DecoderConfig(Config):
     value_residual: Literal["none", "learned", "first"] = "none"
     block: Literal["pre_norm", "sphere"] = "pre_norm"
     norm: Literal["rms", "layer"] = "rms"
+    embed_std: float = Field(default=0.2, gt=0)
     causal: bool = True
     seed: int = 0
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import gelu
+from torch.nn.functional import embedding, gelu
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
@@ -99,10 +99,10 @@ class Decoder(HookedRootModule):
         self.setup()
 
     def _build(self, config: DecoderConfig) -> None:
-        size = config.d_input**-0.5 if config.d_input else 1.0
+        size = config.d_input**-0.5 if config.d_input else config.embed_std
         self.W_E = nn.Parameter(torch.randn(config.d_input or config.d_vocab, config.d_model) * size)
         rows = learned_rows(config)
-        self.W_pos = None if rows is None else nn.Parameter(torch.randn(rows, config.d_model))
+        self.W_pos = None if rows is None else nn.Parameter(torch.randn(rows, config.d_model) * config.embed_std)
         drawn = config.position.randomised
         self.drawn_positions = None if drawn is None else DrawnPositions(drawn, config.seed, config.n_ctx)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layers))
@@ -133,7 +133,7 @@ class Decoder(HookedRootModule):
     def embedded(self, tokens: Inputs) -> tuple[Float[Tensor, "B T M"], Earlier]:
         """The stream before the first block, and what layers hand on."""
         positions = self._positions(tokens)
-        stream = self.hook_embed(tokens @ self.W_E if self.config.d_input else self.W_E[tokens])
+        stream = self.hook_embed(tokens @ self.W_E if self.config.d_input else embedding(tokens, self.W_E))
         added = stream_positions(self.config, self.W_pos, positions, stream.dtype)
         if added is not None:
             stream = stream + self.hook_pos_embed(added.expand_as(stream))
