@@ -49,7 +49,10 @@ def _recall(pairs: int, width: int, *, rates: str = "0.003,0.01", variant: str =
 
 
 def _zoo_recall(names: str) -> str:
-    return f"mqar --variants {names} --rates 0.003,0.01 {_SMALL} {_LEARNED} --steps 1500 --pictures 6"
+    return (
+        f"mqar --variants {names} --rates 0.003,0.01 {_SMALL} {_LEARNED} --option decoder.embed_std=1 "
+        "--steps 1500 --pictures 6"
+    )
 
 
 def _hard(names: str, *, position: str, rates: str = "0.0022") -> str:
@@ -84,7 +87,7 @@ STUDIES = {
     "zoo-backcopy": Study(
         "which variants grow sinks (Bigram-Backcopy, one layer); the shipped checkpoints",
         (
-            f"bigram-backcopy --variants {_QUICK} --layers 1 --rates 0.003,0.01 {_LEARNED} --steps 2000 --pictures 6 "
+            f"bigram-backcopy --variants {_QUICK} --layers 1 --rates 0.003 {_LEARNED} --steps 1500 --pictures 6 "
             "--set stop_at=2 --set evaluate_every=250",
         ),
     ),
@@ -98,8 +101,8 @@ STUDIES = {
     "depth": Study(
         "whether one layer suffices, with and without a short convolution",
         tuple(
-            f"mqar --variants softmax,off-by-one,sigmoid,fox,linear,gla,delta --layers {layers} --rates 0.003,0.01 "
-            "--option task.d_vocab=256 --option task.length=64 --option task.pairs=8 --steps 2500 "
+            f"mqar --variants softmax,sigmoid,linear,delta --layers {layers} --rates 0.003,0.01 "
+            "--option task.d_vocab=256 --option task.length=64 --option task.pairs=8 --steps 1500 "
             f"{_LEARNED} --option decoder.conv={conv}"
             for layers in (1, 2)
             for conv in (0, 4)
