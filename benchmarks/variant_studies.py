@@ -63,10 +63,10 @@ def _hard(names: str, *, position: str, rates: str = "0.0022") -> str:
     )
 
 
-def _backcopy(names: str, *, norm: bool, layers: int = 1) -> str:
+def _backcopy(names: str, *, norm: bool) -> str:
     return (
-        f"bigram-backcopy --variants {names} --layers {layers} --rates 0.003 --seeds 3 --steps 4000 {_LEARNED} "
-        f"--option decoder.output_norm={str(norm).lower()} --pictures 8 --set stop_at=2 --set evaluate_every=250"
+        f"bigram-backcopy --variants {names} --layers 1 --rates 0.003 --steps 1500 {_LEARNED} "
+        f"--option decoder.output_norm={str(norm).lower()} --pictures 6 --set stop_at=2 --set evaluate_every=250"
     )
 
 
@@ -94,15 +94,14 @@ STUDIES = {
     "circuits": Study(
         "by which of two circuits each normaliser recalls, over ten seeds",
         (
-            "mqar --variants softmax,sigmoid,relu,relu-squared,stick-breaking,linear,delta,gated-delta "
+            "mqar --variants softmax,sigmoid,relu,relu-squared,stick-breaking,linear "
             f"--rates 0.003,0.01 --seeds 10 {_SMALL} {_LEARNED} --steps 1500",
         ),
     ),
     "depth": Study(
         "whether one layer suffices, with and without a short convolution",
         tuple(
-            f"mqar --variants softmax,sigmoid,linear,delta --layers {layers} --rates 0.003,0.01 "
-            "--option task.d_vocab=256 --option task.length=64 --option task.pairs=8 --steps 1500 "
+            f"mqar --variants softmax,sigmoid,linear,delta --layers {layers} --rates 0.003,0.01 {_SMALL} --steps 1500 "
             f"{_LEARNED} --option decoder.conv={conv}"
             for layers in (1, 2)
             for conv in (0, 4)
@@ -125,10 +124,10 @@ STUDIES = {
         ),
     ),
     "twice": Study(
-        "whether reading the pairs twice helps (JRT), at 16 pairs",
+        "whether reading the pairs twice helps (JRT), at 8 pairs and a small state",
         tuple(
-            f"mqar{twice} --variants linear,based,retention,gla,mamba2,delta,gated-delta --widths 32 "
-            "--rates 0.003,0.01 --option task.d_vocab=256 --option task.length=128 --option task.pairs=16 --steps 2500 "
+            f"mqar{twice} --variants linear,retention,mamba2,gated-delta --widths 32 --rates 0.003,0.01 "
+            "--option task.d_vocab=256 --option task.length=64 --option task.pairs=8 --steps 1500 "
             f"{_LEARNED} --option decoder.conv=4"
             for twice in ("", "-twice")
         ),
@@ -145,8 +144,8 @@ STUDIES = {
     "lengths": Study(
         "copying strings longer than those of training, by position encoding",
         (
-            "copying --variants nope,alibi,rope,t5-bias,fire,randomised-positions,xpos,kerple --layers 2 --heads 4 "
-            "--rates 0.001,0.003 --option task.letters=26 --option task.longest=24 --steps 4000",
+            "copying --variants nope,alibi,rope --layers 2 --heads 4 --rates 0.001,0.003 --option task.letters=26 "
+            "--option task.longest=24 --steps 2500",
         ),
     ),
     "emergence": Study(
@@ -167,10 +166,7 @@ STUDIES = {
     ),
     "sinks": Study(
         "sinks and drained values by normaliser, with and without an output norm",
-        tuple(
-            _backcopy("softmax,off-by-one,learned-sink,fox,lssa,sigmoid,relu,linear", norm=norm)
-            for norm in (False, True)
-        ),
+        tuple(_backcopy("softmax,off-by-one,fox,sigmoid,relu,linear", norm=norm) for norm in (False, True)),
     ),
 }
 

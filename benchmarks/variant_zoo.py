@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from app.train_run import SUMMARY
-from circuits.comparison import correct_share
+from circuits.comparison import judge_of
 from headscope.models.decoder.config import DecoderConfig
 from headscope.models.decoder.decoder import Decoder
 from headscope.models.decoder.saving import load_decoder, save_decoder
@@ -70,9 +70,10 @@ def _checkpoint(run: Run, sweep: SweepConfig, cell: Cell) -> dict[str, Any]:
 
 
 def _accuracy(model: Decoder, sweep: SweepConfig) -> float:
-    batch = make_task(sweep.task, **sweep.task_settings).held_out.batch(_EXAMPLES, torch.Generator().manual_seed(_SEED))
+    task = make_task(sweep.task, **sweep.task_settings).held_out
+    batch = task.batch(_EXAMPLES, torch.Generator().manual_seed(_SEED))
     with torch.no_grad():
-        return float(correct_share(model(batch.given), batch).mean())
+        return float(judge_of(task)(model(batch.given), batch).nanmean())
 
 
 if __name__ == "__main__":

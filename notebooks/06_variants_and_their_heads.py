@@ -22,7 +22,7 @@ from app.figures.mixing import mixing_figure
 from app.figures.variant_heads import strips_figure
 from app.views.mixing import Board, Pictured, Tile
 from app.views.variant_profiles import VIEWS, ProfileRow
-from circuits.cell_cuts import cut_logits
+from circuits.cell_cuts import Cells, cut_logits
 from circuits.comparison import Compared, correct_share, describe_model
 from circuits.head_claims import cells_of, weight_of
 from headscope.heads import Head
@@ -58,7 +58,8 @@ for variant, of_seeds in sorted(scores.items(), key=lambda item: min(item[1]), r
     print(f"{variant:15s}", "  ".join(of_seeds))
 
 # %% [markdown]
-# A failure means: not with this width, this rate and this many steps. It does not mean that the variant cannot.
+# A failure means: not with this width, these rates and this many steps. It does not mean that the variant cannot. (Two
+# layers with a window of eight tokens cannot: a question may stand too far behind its pair.)
 #
 # ## The same text through six of them
 #
@@ -93,11 +94,12 @@ reports = {
     for name, one in loaded.items()
 }
 shown = ("offset 1", "carry 1", "carry 2", "match +0", "match +1", "match +2")
-strips_figure([
-    ProfileRow(name, name, head.head, {view: {cells: weight_of(head, cells, view) for cells in shown} for view in VIEWS}, {})
-    for name, report in reports.items()
-    for head in report.heads
-])
+rows = list[ProfileRow]()
+for name, report in reports.items():
+    for head in report.heads:
+        by_view = {view: {cells: weight_of(head, cells, view) for cells in shown} for view in VIEWS}
+        rows.append(ProfileRow(name, name, head.head, by_view, {}))
+strips_figure(rows)
 
 # %% [markdown]
 # ## Does it matter?
@@ -109,64 +111,75 @@ strips_figure([
 for name, report in reports.items():
     print(f"{name}: accuracy {report.accuracy.mean:.2f}", "" if report.claims else "  (no claim)")
     for one in report.claims:
-        random, equal = one.check.control("random"), one.check.control("equal weight")
-        beside = f"random {random.mean:.2f}, equal weight {equal.mean:.2f}" if equal.accuracies else f"random {random.mean:.2f}"
+        beside = ", ".join(f"{other.name} {other.mean:.2f}" for other in one.check.controls if other.accuracies)
         print(f"    {one.head} {one.cells:9s} weight {one.weight:.2f}   cut: {one.check.cut:.2f}   ({beside})")
 
 # %% [markdown]
 # Weight is not use: some heads put a third on cells whose cut costs nothing. What does count in softmax, the sigmoid
 # and the linear recurrence: `carry 1` in layer 0, which tells each value which key stood before it, and `match +1` in
-# layer 1, which finds it by that. The known induction circuit.
+# layer 1, which finds it by that. The known induction circuit. Aaren reads the four values and cannot choose: its rows
+# do not depend on what is asked.
 #
-# ## Two circuits for one task
+# ## Two circuits for one task, or three
 #
-# In two of the models above layer 0 reads `match +0` instead. Is that another circuit? Cut the same three kinds of cells
-# in every model that solves the task; no profile is asked.
+# In two of the models above layer 0 reads `match +0` instead. Is that another circuit? Here the same kinds of cells are
+# cut in every model of nine variants that solves the task, whatever its profile: each cut is a control of the others.
+# One kind is new: a question, on the keys that are *not* asked for.
 
 # %%
-cuts = ((Head(0, 0), "carry 1"), (Head(0, 0), "match +0"), (Head(1, 0), "match +1"))
-chosen = ("softmax", "sigmoid", "linear", "delta", "gated-delta", "relu-squared", "stick-breaking", "retention")
-solved = {one.name.removeprefix("mqar."): one for one in zoo if one.variant in chosen and one.accuracy > 0.9}
-print(f"{'accuracy after a cut of':24s}", "   ".join(f"{head} {cells}" for head, cells in cuts))
-for name, one in solved.items():
-    model, left = load_checkpoint(one.name).model, []
-    for head, cells in cuts:
-        with torch.no_grad():
-            logits = cut_logits(model, batch, head, cells_of(batch, cells).mask(batch.given.shape[1]))
-        left.append(float(correct_share(logits, batch).mean()))
-    print(f"{name:24s}", "   ".join(f"{value:12.2f}" for value in left))
+asked, key, value = (batch.marks[name] for name in ("query", "key", "value"))
+each, every = key.repeat_interleave(4, 1), key.repeat(1, 4)
+cuts = {
+    "carry 1": (Head(0, 0), cells_of(batch, "carry 1")),
+    "match +0": (Head(0, 0), cells_of(batch, "match +0")),
+    "other keys": (Head(0, 0), Cells(asked.repeat_interleave(4, 1), every, every != each)),
+    "match +1": (Head(1, 0), cells_of(batch, "match +1")),
+}
+chosen = ("softmax", "sigmoid", "linear", "delta", "gated-delta", "relu", "relu-squared", "stick-breaking", "retention")
+solved = {one.name.removeprefix("mqar."): load_checkpoint(one.name) for one in zoo if one.variant in chosen}
+solved = {name: one.model for name, one in solved.items() if one.entry.accuracy > 0.9}
+
+# %%
+print("accuracy after a cut of ", "   ".join(f"{head} {name:10s}" for name, (head, _) in cuts.items()))
+for name, model in solved.items():
+    with torch.no_grad():
+        logits = [cut_logits(model, batch, head, cells.mask(batch.given.shape[1])) for head, cells in cuts.values()]
+    left = (float(correct_share(one, batch).mean()) for one in logits)
+    print(f"{name:24s}", "   ".join(f"{share:<15.2f}" for share in left))
 
 # %% [markdown]
-# A double dissociation: most models break without `carry 1` and do not miss `match +0`, some break without `match +0` and
-# do not miss `carry 1`. Softmax, the sigmoid and the linear recurrence took the first way with all their seeds. The delta
-# rule and stick-breaking took one way with one seed and the other with another, so it is not the variant alone that
-# decides. Three seeds are few: how often each way is taken needs more of them. (In retention layer 1 loses little when
-# `match +1` is cut; it must have the value from elsewhere, too.)
+# Most models lose much without `carry 1` and do not miss `match +0`; some lose much without `match +0` and do not miss
+# `carry 1`. Softmax, the sigmoid and the linear recurrence took the first way with all their seeds. The delta rule and
+# stick-breaking took one way with one seed and the other with another, so it is not the variant alone that decides. One
+# ReLU model needs neither, but all keys beside the one that is asked for. Three seeds are few: how often each way is
+# taken needs more.
+#
+# Not all is told. In retention and in some models with ReLU, cutting `match +1` leaves much: the value comes from
+# elsewhere, too. And of a recurrence a cut takes what a row reads of a token; the token stays in the state.
 #
 # ## What does the second circuit pass on?
 #
 # A question that has found its key in layer 0 could learn *where* it stands, and layer 1 could then read one place
 # further. If so, a lie about places will be believed: what layer 0 reads of each key is made as if the key stood where
-# the next one does. A pointer by place now answers with the value of the next pair.
+# the next one does. A pointer by place then answers with the value of the next pair.
 
 # %%
-keys, places = torch.tensor([0, 2, 4, 6]), torch.arange(32)
+keys, places, at_value = torch.tensor([0, 2, 4, 6]), torch.arange(32), "blocks.0.attn.hook_v"
 places[keys] = keys.roll(-1)
-asked, value = batch.marks["query"], batch.marks["value"]
-for name, one in solved.items():
-    model = load_checkpoint(one.name).model
-    with torch.no_grad(), model.hooks(fwd_hooks=[("hook_pos_embed", lambda given, hook: given[..., places, :])]):
-        _, lies = model.run_with_cache(batch.given, names_filter=["blocks.0.attn.hook_v"])
-    of_keys = lies["blocks.0.attn.hook_v"][:, keys]
-    edit = ("blocks.0.attn.hook_v", lambda given, hook, of_keys=of_keys: given.index_copy(1, keys, of_keys))
+for name, model in solved.items():
+    with torch.no_grad(), model.hooks(fwd_hooks=[("hook_pos_embed", lambda given, **_: given[..., places, :])]):
+        _, lies = model.run_with_cache(batch.given, names_filter=[at_value])
+    lie = lies[at_value][:, keys]
+    edit = (at_value, lambda given, lie=lie, **_: given.index_copy(1, keys, lie))
     with torch.no_grad(), model.hooks(fwd_hooks=[edit]):
         said = model(batch.given).argmax(-1).gather(1, asked)
-    own, following = (float((said == batch.given.gather(1, at)).double().mean()) for at in (value, (value + 2) % 8))
-    print(f"{name:17s} right value {own:.2f}   value of the next pair {following:.2f}")
+    right, following = ((said == batch.given.gather(1, at)).double().mean() for at in (value, (value + 2) % 8))
+    print(f"{name:17s} right value {right:.2f}   value of the next pair {following:.2f}")
 
 # %% [markdown]
-# The models that need `match +0` are the ones that believe it. They find a value by its place, the others by its key. On
-# this task pairs always stand in the same eight places, which makes that easy.
+# The models that need `carry 1` mostly stay right. Of those that do not need it nearly all believe the lie: they find a
+# value by its place, the others by its key. On this task pairs always stand in the same eight places, which makes the
+# second way easy.
 #
 # ## Train one yourself
 #

@@ -39,6 +39,7 @@ SMALLER = {
         ("lengths=(192,), needle_examples=4", "lengths=(192,), needle_examples=2"),
         ("length=192, n=4", "length=192, n=1"),
     ),
+    "06_variants_and_their_heads": (("n=64, draws=20", "n=16, draws=2"), ('"steps": 500', '"steps": 50')),
 }
 """What a test changes in the code of a notebook: sizes only. Each stands there once."""
 
