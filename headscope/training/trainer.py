@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,6 @@ from headscope.tasks.synthetic import SyntheticBatch, SyntheticTask
 from headscope.tasks.synthetic_catalog import make_task
 from headscope.training.captured_step import CapturedStep
 from headscope.training.settings import TrainingConfig
-from headscope.training.side_by_side import to_end
 
 Probe = Callable[[Decoder, int], Mapping[str, float]]
 """What is measured at an evaluation: named numbers of a model at a step."""
@@ -54,7 +53,7 @@ class Training:
         tested: accuracy at the end on as many fresh examples, which decided nothing; 0 where it diverged.
         solved_at: steps until the accuracy reached ``stop_at``, or None.
         diverged: whether it ended because a loss was no number.
-        seconds: time from its first step to its end, in which others may have trained on the same device.
+        seconds: time spent in it.
     """
 
     config: TrainingConfig
@@ -114,35 +113,24 @@ class Trainer:
             on_step: called with (done, total) steps.
             on_point: called after every evaluation: the place to save from.
         """
-        steps = self.steps(probe=probe, on_point=on_point)
-        return to_end(steps, None if on_step is None else lambda done: on_step(done, self.config.steps))
-
-    def steps(
-        self, *, probe: Probe | None = None, on_point: Callable[[Trainer], None] | None = None
-    ) -> Generator[int, None, Training]:
-        """`run` a step at a time: yields the number of steps taken after each, and returns the training.
-
-        On CUDA, steps that are taken on a stream other than the default one stay on that stream.
-        """
         started, before = time.monotonic(), self.seconds
-        losses, since = torch.zeros((), device=self.device), 0
-        try:
-            while True:
-                if self._is_due():
-                    mean = float(losses) / since if since else float("nan")
-                    self._evaluate(mean, probe)
-                    losses, since = torch.zeros((), device=self.device), 0
-                    self.seconds = before + time.monotonic() - started
-                    if on_point is not None:
-                        on_point(self)
-                if self._is_over():
-                    return self.result()
-                losses += self._train_once()
-                since += 1
-                self.step += 1
-                yield self.step
-        finally:
-            self._release()
+        losses = torch.zeros((), device=self.device)
+        since = 0
+        while True:
+            if self._is_due():
+                mean = float(losses) / since if since else float("nan")
+                self._evaluate(mean, probe)
+                losses, since = torch.zeros((), device=self.device), 0
+                self.seconds = before + time.monotonic() - started
+                if on_point is not None:
+                    on_point(self)
+            if self._is_over():
+                return self.result()
+            losses += self._train_once()
+            since += 1
+            self.step += 1
+            if on_step is not None:
+                on_step(self.step, self.config.steps)
 
     def result(self) -> Training:
         """The training as it stands, tested on fresh examples."""
@@ -158,17 +146,15 @@ class Trainer:
     def _measure(self, batches: list[SyntheticBatch]) -> tuple[float, float]:
         """Loss and accuracy, mean over the answers."""
         self.model.eval()
-        told, right = list[Tensor](), list[float]()
+        loss, right, asked = 0.0, 0.0, 0
         with torch.no_grad():
             for batch in batches:
                 logits, answered = self._answers(batch)
-                numbers = answered.is_asked.sum(), self.task.loss(logits, answered)
-                told.append(torch.stack([number.double() for number in numbers]))
-                right.append(self.task.accuracy(logits, answered))
-        loss, accuracy, asked = 0.0, 0.0, 0.0
-        for (n, mean), share in zip(torch.stack(told).tolist(), right, strict=True):  # the GPU is waited for once
-            loss, accuracy, asked = loss + n * mean, accuracy + n * share, asked + n
-        return loss / asked, accuracy / asked
+                n = int(answered.is_asked.sum())
+                loss += n * float(self.task.loss(logits, answered))
+                right += n * self.task.accuracy(logits, answered)
+                asked += n
+        return loss / asked, right / asked
 
     def _is_due(self) -> bool:
         at_rest = bool(self.curve) and self.curve[-1].step == self.step
@@ -217,22 +203,12 @@ class Trainer:
     def _train_once(self) -> Float[Tensor, ""]:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(self.config.rate(self.step))
+        batch = self.task.batch(self.config.batch, self.generator)
         if self.device.type != "cuda":
-            return self.update(self._draw(self.generator))
+            return self.update(batch)
         if self._captured is None:
-            self._captured = CapturedStep(self._draw, self.update, self.optimizer, self.generator)
-        loss = self._captured()
-        self.generator = self._captured.generator
-        return loss
-
-    def _draw(self, generator: torch.Generator) -> SyntheticBatch:
-        return self.task.batch(self.config.batch, generator)
-
-    def _release(self) -> None:
-        """Give the graphs' memory back now, not whenever Python finds that nobody needs them."""
-        if self._captured is not None:
-            self._captured.release()
-            self._captured = None
+            self._captured = CapturedStep(self.update, self.optimizer)
+        return self._captured(batch)
 
 
 def fitted(config: TrainingConfig, task: SyntheticTask[Any]) -> DecoderConfig:
