@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 
 import pytest
 import torch
@@ -21,6 +22,17 @@ def name(entry: Variant) -> str:
 
 mixers = pytest.mark.parametrize("entry", with_one_mixer(), ids=name)
 decoders = pytest.mark.parametrize("entry", built(), ids=name)
+entries = {entry.name: entry for entry in built()}
+
+
+@cache
+def _decoder(called: str) -> Decoder:
+    return Decoder(small_config(entries[called])).double().eval()
+
+
+def decoder(entry: Variant) -> Decoder:
+    """The small decoder of a variant, built once: for reading only."""
+    return _decoder(entry.name)
 
 
 def naive(case: Case) -> torch.Tensor:
@@ -38,9 +50,10 @@ def test_m_times_v_is_what_the_naive_twin_computes(entry: Variant, causal: bool)
         pytest.skip("does not read a text so")
     case = make_case(entry, causal=causal)
     with torch.no_grad():
-        assert close(case.mixer.operation(case.given), naive(case))
+        expected = naive(case)
+        assert close(case.mixer.operation(case.given), expected)
         if entry.kind != "jacobian":
-            assert close(case.mixer.mix(case.given).z, naive(case))
+            assert close(case.mixer.mix(case.given).z, expected)
 
 
 @mixers
@@ -50,10 +63,10 @@ def test_one_hot_values_give_m_column_by_column(entry: Variant) -> None:
         pytest.skip("not linear in its values: it has no M")
     with torch.no_grad():
         mix = case.mixer.mix(case.given)
+        base = naive(replace_value(case, torch.zeros_like(case.given.value)))  # what extra columns give by themselves
         for column in range(mix.n_tokens):
             value = torch.zeros_like(case.given.value)
             value[:, :, column] = 1
-            base = naive(replace_value(case, torch.zeros_like(value)))  # what extra columns give by themselves
             seen = naive(replace_value(case, value)) - base
             cells = mix.matrix[..., column]  # of every row, or of every row in every channel
             assert close(cells.mT if mix.matrix.ndim == 5 else cells[..., None].expand_as(seen), seen)
@@ -125,7 +138,7 @@ def test_long_and_large_inputs_stay_finite(entry: Variant) -> None:
 def test_a_later_token_changes_no_earlier_row(entry: Variant) -> None:
     if not entry.causal:
         pytest.skip("reads a text both ways")
-    model = Decoder(small_config(entry)).double().eval()
+    model = decoder(entry)
     tokens = torch.randint(0, 11, (2, N_CTX), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         before = model(tokens)
@@ -143,7 +156,7 @@ def test_a_text_is_read_as_the_beginning_of_a_longer_one(entry: Variant, kinds: 
     """M and logits of the first rows, also where many tokens are equal and nothing but rounding tells them apart."""
     if not entry.causal:
         pytest.skip("reads a text both ways")
-    model = Decoder(small_config(entry)).double().eval()
+    model = decoder(entry)
     tokens = torch.randint(0, kinds, (2, 20), generator=torch.Generator().manual_seed(5))
     linear = all(layer.mixer.kind != "jacobian" for layer in model.mixing_layers)  # the others have no M to compare
     with torch.no_grad(), model.recorded_mixes() if linear else nullcontext(list[Mix]()) as mixes:
@@ -158,7 +171,7 @@ def test_a_text_is_read_as_the_beginning_of_a_longer_one(entry: Variant, kinds: 
 
 @decoders
 def test_an_example_does_not_depend_on_the_rest_of_its_batch(entry: Variant) -> None:
-    model = Decoder(small_config(entry)).double().eval()
+    model = decoder(entry)
     tokens = torch.randint(0, 11, (3, N_CTX), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         assert close(model(tokens)[1:2], model(tokens[1:2]), 1e-9)
@@ -177,7 +190,7 @@ def test_every_parameter_is_trained(entry: Variant) -> None:
 
 @decoders
 def test_an_edit_of_the_pattern_reaches_the_logits_and_leaves_no_hook(entry: Variant) -> None:
-    model = Decoder(small_config(entry)).double().eval()
+    model = decoder(entry)
     tokens = torch.randint(0, 11, (2, N_CTX), generator=torch.Generator().manual_seed(4))
     if entry.kind == "jacobian":
         pytest.skip("its pattern is a Jacobian, which cannot be edited")

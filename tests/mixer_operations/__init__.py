@@ -7,6 +7,7 @@ settings but none of its methods. `OPERATIONS` of each family's module names the
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from headscope.mixers.interface import MixerInput
 Operation = Callable[[Any, MixerInput], Tensor]
 
 
+@cache
 def operations() -> dict[str, Operation]:
     """All naive twins, by the kind of mixer."""
     found: dict[str, Operation] = {}

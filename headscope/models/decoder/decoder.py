@@ -93,7 +93,7 @@ class Decoder(HookedRootModule):
         super().__init__()
         self.config = config
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(config.seed)
+            torch.default_generator.manual_seed(config.seed)  # torch.manual_seed would seed GPUs, too
             self._build(config)
         self.normalise_weights()
         self.setup()
