@@ -378,7 +378,7 @@ def test_of_several_heads_the_one_with_most_weight_stands_for_its_training(
 def test_the_run_keeps_the_census_that_is_shown(compared: CompareRun) -> None:
     record = compared.run.record("summary")
     assert [row["variant"] for row in record["variants"]] == ["softmax", "linear"]
-    assert len(record["roles"]) == 8
+    assert len(record["roles"]) == 10
     for kept, shown in zip(record["roles"], role_table(compared).records(), strict=True):
         names = ("variant", "role", "cells", "seeds", "found", "heads", "cut", "counts", "equals", "exceeds")
         assert [kept[name] for name in names] == [shown[name] for name in names]
@@ -479,7 +479,7 @@ def test_other_kinds_and_damaged_records_are_refused(
     ("kind", "what", "n"),
     [
         ("train", "cells", 16), ("train", "rates", 4), ("train", "curves", 44), ("train", "profiles", 176),
-        ("compare", "claims", 3), ("compare", "census", 8),
+        ("compare", "claims", 3), ("compare", "census", 10),
         ("compare", "profiles", 12), ("compare", "models", 3), ("compare", "lengths", 9),
     ],
 )  # fmt: skip
