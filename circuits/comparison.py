@@ -35,6 +35,7 @@ from probes.mixing_profile import (
     first_value_norm,
     match_profile,
     offset_profile,
+    uniform_carries,
     uniform_first_token,
     view_of,
 )
@@ -199,6 +200,7 @@ def _profiles(layer: LayerMix, matches: Matches | None) -> list[HeadProfile]:
     offsets = {view: offset_profile(weights).mean(0) for view, weights in views.items()}
     found = {} if matches is None else {view: match_profile(w, matches).mean(0) for view, w in views.items()}
     carried = {} if matches is None else {view: carry_profile(w, matches).mean(0) for view, w in views.items()}
+    uniform = () if matches is None else uniform_carries(matches)
     first = {view: first_token(weights).mean(0) for view, weights in views.items()}
     norm, mass = first_value_norm(layer).mean(0), layer.row_mass.mean((0, 2))
     null, negative = layer.mix.null_mass, layer.negative_share.mean((0, 2))
@@ -216,6 +218,7 @@ def _profiles(layer: LayerMix, matches: Matches | None) -> list[HeadProfile]:
             null_mass=None if null is None else float(null.float().mean((0, 2))[head]),
             negative=float(negative[head]),
             support=float(support[head]),
+            carries_uniform=uniform,
         )
         for head in range(len(norm))
     ]

@@ -14,6 +14,11 @@ CLAIMED = 0.25
 """Cells with this mean weight in the moved view make a claim; uniform rows of 32 columns have 0.03 in a cell."""
 
 
+def carry_bar(uniform: float) -> float:
+    """Least weight of a claim on cells where uniform rows have much: above them as `CLAIMED` is above nothing."""
+    return CLAIMED + (1 - CLAIMED) * uniform
+
+
 @dataclass(frozen=True)
 class HeadProfile:
     """One head of one model, in both views of M (see `headscope.readings.mixing`).
@@ -31,6 +36,7 @@ class HeadProfile:
         negative: mean share of ``|M|`` that is negative.
         support: mean effective number of columns of a row.
         usage: mean weight that head mixing gives it, or None where all heads count alike.
+        carries_uniform: what uniform rows have for ``carries``; empty where unknown.
     """
 
     head: str
@@ -45,6 +51,7 @@ class HeadProfile:
     negative: float
     support: float
     usage: float | None = None
+    carries_uniform: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -48,10 +48,14 @@ class Matches:
 
 
 def offset_profile(weights: Float[Tensor, "B H T K"], offsets: Sequence[int] = OFFSETS) -> Float[Tensor, "B H offset"]:
-    """Mean weight from row i to column ``i - d`` for each offset d, over rows that have all these columns."""
+    """Mean weight from row i to column ``i - d`` for each offset d, over rows that have all these columns.
+
+    In a text that is not longer than the largest offset it is the last row alone, and 0 for columns before the text.
+    """
     size, last = weights.shape[2], max(offsets)
-    rows = torch.arange(last, size, device=weights.device)
-    return torch.stack([weights[:, :, rows, rows - offset].mean(-1) for offset in offsets], -1)
+    rows = torch.arange(min(last, size - 1), size, device=weights.device)
+    found = [weights[:, :, rows, (rows - offset).clamp_min(0)].mean(-1) * (offset < size) for offset in offsets]
+    return torch.stack(found, -1)
 
 
 def match_profile(
@@ -84,6 +88,14 @@ def carry_profile(
         cells = weights[batch, :, (columns + offset).clamp_max(weights.shape[2] - 1), columns]
         found.append((cells * real[..., None]).sum(1) / real.sum(1, keepdim=True).clamp_min(1))
     return torch.stack(found, -1)
+
+
+def uniform_carries(matches: Matches, offsets: Sequence[int] = CARRY_OFFSETS) -> tuple[float, ...]:
+    """What `carry_profile` is of uniform causal rows: these rows are early ones, where a cell holds much by itself."""
+    rows = int(matches.rows.max()) + 1
+    even = torch.ones(1, 1, rows, rows, device=matches.rows.device).tril()
+    even = (even / even.sum(-1, keepdim=True)).expand(len(matches.rows), 1, -1, -1)
+    return tuple(float(value) for value in carry_profile(even, matches, offsets).mean((0, 1)))
 
 
 def first_token(weights: Float[Tensor, "B H T K"]) -> Float[Tensor, "B H"]:

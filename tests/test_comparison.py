@@ -136,6 +136,16 @@ def test_a_model_without_m_is_described_without_claims(monkeypatch: pytest.Monke
         assert bool(report.claims) == claims
 
 
+def test_rows_that_look_evenly_make_no_claim() -> None:
+    model = induction_decoder(d_vocab=30, n_ctx=LENGTH)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.W_Q.zero_()
+    report = describe_model(Compared("even", "softmax", 0, model), TASK, n=16, draws=1)
+    assert report.heads[0].carries["share"][0] > 0.2, "though the rows of values have much on their keys"
+    assert not [claim for claim in report.claims if claim.head == "L0H0"]
+
+
 def test_every_step_is_told() -> None:
     steps = list[tuple[int, int]]()
     model = Compared("planted", "softmax", 0, induction_decoder(d_vocab=30, n_ctx=LENGTH))

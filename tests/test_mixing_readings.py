@@ -10,6 +10,7 @@ from headscope.mixers.interface import Mix
 from headscope.models.decoder.config import DecoderConfig
 from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix, read_mixing
+from headscope.tasks.synthetic_catalog import make_task
 from probes.mixing_profile import (
     Matches,
     carry_profile,
@@ -17,6 +18,7 @@ from probes.mixing_profile import (
     first_value_norm,
     match_profile,
     offset_profile,
+    uniform_carries,
     uniform_first_token,
 )
 
@@ -117,6 +119,19 @@ def test_a_carry_is_the_weight_of_rows_behind_the_match_that_come_before_the_que
         "three behind the match is the question itself, or after it"
     )
     assert found[1, 1].tolist() == [0.0, 0.0], "one has no match, the other's question follows at once"
+
+
+def test_a_text_shorter_than_the_offsets_has_its_last_row() -> None:
+    weights = random(B, H, 3, 3).abs()
+    found = offset_profile(weights, (0, 2, 8))
+    assert found[0, 1].tolist() == pytest.approx([float(weights[0, 1, 2, 2]), float(weights[0, 1, 2, 0]), 0.0])
+
+
+def test_uniform_rows_have_the_uniform_carries() -> None:
+    task = make_task("mqar", d_vocab=64, length=32, pairs=4)
+    batch = task.batch(8, torch.Generator().manual_seed(0))
+    matches = Matches(batch.marks["query"], batch.marks["key"])
+    assert uniform_carries(matches)[0] == pytest.approx((1 / 2 + 1 / 4 + 1 / 6 + 1 / 8) / 4)
 
 
 def test_uniform_rows_have_the_uniform_weight_on_the_first_token() -> None:

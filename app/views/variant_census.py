@@ -28,7 +28,8 @@ ROLES: Mapping[str, str] = {
     FIRST_TOKEN: "first token",
 }
 CENSUS_RULE = (
-    f"A training has a head of a role where one puts {CLAIMED} or more of what it moves on its cells; of several the "
+    f"A training has a head of a role where one puts {CLAIMED} or more of what it moves on its cells (for "
+    "carries so much more than uniform rows, whose weight there is large); of several the "
     "one with most weight stands for the training, whatever its cut costs. Weights are medians over the "
     "trainings that have one. The drop is a mean over them with a 95 % bootstrap interval over trainings, which is too "
     "narrow with fewer than ten and missing with one."
@@ -186,14 +187,12 @@ def _cells(found: CompareRun, variant: str) -> list[str]:
     """Cells with a row for this variant: those of the named roles that the task has, and those its heads read."""
     rows = [row for row in compared_rows(found) if row.model in {one.name for one in found.variants[variant]}]
     known = {_name(cells) for row in rows for cells in row.cells["moved"]}
-    read = {_name(c) for row in rows for c, weight in row.cells["moved"].items() if weight >= CLAIMED}
+    read = {_name(c) for row in rows for c, weight in row.cells["moved"].items() if weight >= row.bars.get(c, CLAIMED)}
     return sorted(((set(ROLES) & known) | read) - {"offset 0"}, key=cells_order)
 
 
 def _count(variant: str, cells: str, models: Sequence[ModelReport], rows: Sequence[ProfileRow]) -> RoleCount:
-    own = {
-        one.name: [r for r in rows if r.model == one.name and _weight(r, cells, "moved") >= CLAIMED] for one in models
-    }
+    own = {one.name: [row for row in rows if row.model == one.name and _is_head(row, cells)] for one in models}
     strongest = {name: max(heads, key=lambda row: _weight(row, cells, "moved")) for name, heads in own.items() if heads}
     cut = [one for model in models if model.name in strongest for one in _cut(model, strongest[model.name].head, cells)]
     drops = [one.claim.check.drop for one in cut]
@@ -215,6 +214,10 @@ def _count(variant: str, cells: str, models: Sequence[ModelReport], rows: Sequen
         equals=len(beside),
         exceeds=sum(beside),
     )
+
+
+def _is_head(row: ProfileRow, cells: str) -> bool:
+    return _weight(row, cells, "moved") >= row.bars.get(cells, CLAIMED)
 
 
 def _cut(model: ModelReport, head: str, cells: str) -> list[Tested]:

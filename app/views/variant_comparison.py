@@ -118,6 +118,7 @@ def _profile(given: Mapping[str, Any]) -> HeadProfile:
         first={view: float(value) for view, value in given["first"].items()},
         null_mass=_maybe(given.get("null_mass")),
         usage=_maybe(given.get("usage")),
+        carries_uniform=tuple(map(float, given.get("carries_uniform", ()))),
         **numbers,
     )
 

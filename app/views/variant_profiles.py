@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from app.views.table import Cell, Column, Table
 from app.views.training import Snapshot
 from app.views.variant_comparison import CompareRun
-from circuits.comparison_results import HeadProfile
+from circuits.comparison_results import HeadProfile, carry_bar
 from headscope.heads import Head
 
 View = Literal["share", "moved"]
@@ -51,6 +51,7 @@ class ProfileRow:
         cells: by view, mean weight on each kind of cells, ``offset 1``, ``carry 1``, ``match +1``, ``first``.
         numbers: what else is known of it, by name; None where there is no such thing.
         step: steps taken when it was looked at; None at the end.
+        bars: least weight that counts as a head, of kinds of cells where it is not the usual one.
     """
 
     model: str
@@ -59,6 +60,7 @@ class ProfileRow:
     cells: Mapping[View, Mapping[str, float]]
     numbers: Mapping[str, float | None]
     step: int | None = None
+    bars: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 def compared_rows(found: CompareRun, models: Sequence[str] = ()) -> tuple[ProfileRow, ...]:
@@ -161,7 +163,8 @@ def _compared(model: str, label: str, head: HeadProfile) -> ProfileRow:
             **{match_name(d): value for d, value in matches},
             FIRST: head.first[view],
         }
-    return ProfileRow(model, label, head.head, cells, {name: getattr(head, name) for name in _NUMBERS})
+    bars = {f"carry {d}": carry_bar(even) for d, even in zip(CARRY_OFFSETS, head.carries_uniform, strict=False)}
+    return ProfileRow(model, label, head.head, cells, {name: getattr(head, name) for name in _NUMBERS}, bars=bars)
 
 
 def _trained(
