@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 
 from headscope.runs import RunWriter
 from headscope.training.saved_state import load_training, save_training
+from headscope.training.side_by_side import to_end
 from headscope.training.sweep import Cell, SweepConfig
 from headscope.training.trainer import Trainer, Training
 from probes.mixing_curve import Picture
@@ -53,6 +54,14 @@ def train_cell(
         folder: of the run; the training is saved there every 20 seconds.
         on_step: called with (done, total) steps.
     """
+    steps = cell_steps(config, cell, device, folder=folder)
+    return to_end(steps, None if on_step is None else lambda done: on_step(done, config.steps))
+
+
+def cell_steps(
+    config: SweepConfig, cell: Cell, device: torch.device, *, folder: Path
+) -> Generator[int, None, TrainedCell]:
+    """`train_cell` a step at a time: yields the number of steps taken after each, and returns the trained cell."""
     saved_at = folder / _partial(cell)
     trainer = _begun(saved_at, config, cell, device)
     probe = TrainingProbe.of(trainer.task, n=_PICTURED, seed=_PICTURE_SEED, device=device) if config.pictures else None
@@ -64,7 +73,7 @@ def train_cell(
             save_training(at, saved_at)
             saved = at.seconds
 
-    training = trainer.run(probe=probe, on_step=on_step, on_point=keep)
+    training = yield from trainer.steps(probe=probe, on_point=keep)
     record = _record_of(training, trainer) | {"steps_pictured": [p.step for p in _pictures(probe, config)]}
     if probe is not None and probe.own is not None:
         record["measured"] = probe.measured

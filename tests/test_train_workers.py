@@ -75,10 +75,49 @@ def test_processes_that_were_stopped_resume_to_what_one_process_trains(
     assert not list(run.path.glob("partial*"))
 
 
+def test_processes_with_several_trainings_each_train_what_one_process_trains(
+    alone: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: two processes, one of two trainings and one of one."""
+    monkeypatch.setattr(app.train_workers, "_SIDE_BY_SIDE", {"cpu": 2})
+    result = train(*WORDS, *SMALL, *TASK, "--workers", 3, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    run = Run.open(Path(result.stdout.strip()), verify=True)
+    assert_same(alone, run)
+    assert not list(run.path.glob("partial*"))
+
+
+@pytest.mark.parametrize(
+    ("at_once", "most", "widths"),
+    [(4, 1, [1, 1, 1, 1]), (1, 4, [1]), (4, 4, [4]), (5, 4, [3, 2]), (11, 4, [4, 4, 3]), (8, 4, [4, 4])],
+)
+def test_there_are_as_few_processes_as_can_be_filled_evenly(at_once: int, most: int, widths: list[int]) -> None:
+    assert app.train_workers._widths(at_once, most) == widths  # pyright: ignore[reportPrivateUsage]
+
+
+def test_a_training_that_fails_is_named_when_all_others_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.train_workers, "_SIDE_BY_SIDE", {"cpu": 4})
+    monkeypatch.setattr(app.train_workers, "_work", work_with_one_that_fails)
+    failed = train(*WORDS, *SMALL, *TASK, "--workers", 4, "--out", tmp_path)
+    assert failed.exit_code == 2
+    assert "softmax.16.0.01.1 failed: RuntimeError: out of something" in failed.stderr.replace("\n", " ")
+    assert "3 of 5 stages are kept" in failed.stderr
+    assert "Traceback" not in failed.stderr
+    (folder,) = tmp_path.glob("*.tmp")
+    assert "Traceback" in (folder / "log.txt").read_text()
+    monkeypatch.undo()
+    again = train("--resume", "latest", "--out", tmp_path)
+    assert again.exit_code == 0, again.output
+    (run,) = (Run.open(path) for path in tmp_path.iterdir())
+    record = run.record("softmax.16.0.01.1")
+    said = f"softmax.16.0.01.1: {record['train_seconds']:.1f} s, accuracy {record['accuracy']:.3f}"
+    assert said in again.stderr.splitlines(), "its own time, not that since the one before"
+
+
 def test_a_process_that_is_killed_is_named_and_what_is_in_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(app.train_workers, "_train", killed)
+    monkeypatch.setattr(app.train_workers, "_work", killed)
     result = train(*WORDS, *SMALL, *TASK, "--workers", 2, "--out", tmp_path)
     assert result.exit_code == 2
     assert "start it with fewer --workers" in result.stderr
@@ -129,6 +168,19 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
+def work_with_one_that_fails(*given: Any) -> None:
+    """A process in which one training fails at its third step, as for want of memory."""
+    update = Trainer.update
+
+    def fails(self: Trainer, batch: Any) -> torch.Tensor:
+        if self.step == 2 and self.config.seed == 1 and self.config.decoder.mixer[0].kind == "softmax":
+            raise RuntimeError("out of something")
+        return update(self, batch)
+
+    Trainer.update = fails
+    app.train_workers._work(*given)  # pyright: ignore[reportPrivateUsage]
+
+
 def killed(*_: object) -> None:
     """What the kernel does to a process that takes too much memory."""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -139,3 +191,13 @@ def test_more_processes_than_a_machine_has_use_for_are_refused(tmp_path: Path) -
     assert result.exit_code == 2
     assert "workers" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_trainings_at_once_are_those_one_after_another(tmp_path: Path) -> None:
+    words = [*WORDS, *SMALL, *TASK, "--device", "cuda"]
+    results = [train(*words, "--workers", workers, "--out", tmp_path / str(workers)) for workers in (1, 4)]
+    one, other = (Run.open(Path(result.stdout.strip()), verify=True) for result in results)
+    for cell in SweepConfig.parse(one.manifest.config).cells:
+        curves = [[point["loss"] for point in run.record(cell.stage)["curve"]] for run in (one, other)]
+        assert curves[1] == pytest.approx(curves[0], rel=2e-3)

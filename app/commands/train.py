@@ -34,7 +34,9 @@ def train(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The first seed.")] = 0,
     device: DeviceOption = "auto",
-    workers: Annotated[int, typer.Option(min=1, help="Trainings at once, each in a process of its own.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Trainings at once, each in a process of its own (on a GPU up to 8 in one).")
+    ] = 1,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any other setting, e.g. --set stop_at=0.999."),
@@ -69,4 +71,10 @@ def train(
         "workers": workers,
     }
     config = SweepConfig.parse(asked | settings_of(settings or []))
+    if config.steps <= config.warmup:
+        typer.echo(
+            f"note: the learning rate rises over {config.warmup} steps, so with {config.steps} it never comes to the "
+            "one asked for: take more --steps, or --set warmup=0.",
+            err=True,
+        )
     typer.echo(start("app.train_run:run_train", config, Path(out)))

@@ -2,7 +2,8 @@
 
 Learning rate decides who wins a comparison (softmax was seen to take 400 steps at one rate and more than 2,400 at
 another), so every variant is trained at several rates, and its row is that of its best rate: the one with the highest
-held-out accuracy, mean over seeds. What is reported is the accuracy on fresh examples, which decided nothing.
+held-out accuracy, mean over seeds, among those at which none diverged. What is reported is the accuracy on fresh
+examples, which decided nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class SweepConfig(Config):
         weights: whether trained weights are kept.
         seed: the first seed.
         device: auto, cpu, cuda.
-        workers: trainings at once, each in a process and on one thread of its own; the numbers are the same.
+        workers: trainings at once, each in a process and on one thread of its own, on a GPU up to eight in a process.
+            The numbers are the same.
     """
 
     task: str = "mqar"
@@ -78,6 +80,17 @@ class SweepConfig(Config):
             if entry.status != "built":
                 raise ConfigError(f"the variant {entry.name!r} cannot be trained ({entry.status}): {entry.note}")
         return tuple(dict.fromkeys(entry.name for entry in entries))
+
+    @field_validator("widths", "rates")
+    @classmethod
+    def _told_apart(cls, values: tuple[int | float, ...]) -> tuple[int | float, ...]:
+        """One given twice counts once: its trainings would be the same, and no further seeds."""
+        once = tuple(dict.fromkeys(values))
+        if len({f"{value:g}" for value in once}) < len(once):
+            raise ConfigError(
+                f"{', '.join(map(repr, once))} are too near to one another: they differ after six digits."
+            )
+        return once
 
     @property
     def cells(self) -> tuple[Cell, ...]:
@@ -162,7 +175,8 @@ class VariantResult:
     Attributes:
         variant: its name.
         width: d_model.
-        rate: the learning rate with the highest held-out accuracy, mean over seeds (among equals the fewest steps).
+        rate: the learning rate with the highest held-out accuracy, mean over seeds (among equals the fewest steps);
+            one at which a training diverged only where there is no other.
         accuracy: mean over seeds, with a bootstrap interval over them (too narrow with fewer than ten).
         accuracies: of each seed.
         solved: seeds that reached ``stop_at``.
@@ -195,7 +209,8 @@ def best_rates(results: Sequence[CellResult]) -> list[VariantResult]:
 
 def _best(name: str, width: int, rates: Mapping[float, list[CellResult]]) -> VariantResult:
     means = {rate: float(np.mean([one.held_out for one in found])) for rate, found in rates.items()}
-    rate = min(rates, key=lambda one: (-means[one], float(np.mean([r.steps for r in rates[one]]))))
+    diverged = {rate: any(one.diverged for one in found) for rate, found in rates.items()}
+    rate = min(rates, key=lambda one: (diverged[one], -means[one], float(np.mean([r.steps for r in rates[one]]))))
     found = rates[rate]
     accuracies = tuple(one.accuracy for one in found)
     solved = [one.solved_at for one in found if one.solved_at is not None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from headscope.tasks.synthetic import SyntheticBatch, SyntheticTask
 from headscope.tasks.synthetic_catalog import make_task
 from headscope.training.captured_step import CapturedStep
 from headscope.training.settings import TrainingConfig
+from headscope.training.side_by_side import to_end
 
 Probe = Callable[[Decoder, int], Mapping[str, float]]
 """What is measured at an evaluation: named numbers of a model at a step."""
@@ -53,7 +54,7 @@ class Training:
         tested: accuracy at the end on as many fresh examples, which decided nothing; 0 where it diverged.
         solved_at: steps until the accuracy reached ``stop_at``, or None.
         diverged: whether it ended because a loss was no number.
-        seconds: time spent in it.
+        seconds: time from its first step to its end, in which others may have trained on the same device.
     """
 
     config: TrainingConfig
@@ -113,24 +114,35 @@ class Trainer:
             on_step: called with (done, total) steps.
             on_point: called after every evaluation: the place to save from.
         """
+        steps = self.steps(probe=probe, on_point=on_point)
+        return to_end(steps, None if on_step is None else lambda done: on_step(done, self.config.steps))
+
+    def steps(
+        self, *, probe: Probe | None = None, on_point: Callable[[Trainer], None] | None = None
+    ) -> Generator[int, None, Training]:
+        """`run` a step at a time: yields the number of steps taken after each, and returns the training.
+
+        On CUDA, steps that are taken on a stream other than the default one stay on that stream.
+        """
         started, before = time.monotonic(), self.seconds
-        losses = torch.zeros((), device=self.device)
-        since = 0
-        while True:
-            if self._is_due():
-                mean = float(losses) / since if since else float("nan")
-                self._evaluate(mean, probe)
-                losses, since = torch.zeros((), device=self.device), 0
-                self.seconds = before + time.monotonic() - started
-                if on_point is not None:
-                    on_point(self)
-            if self._is_over():
-                return self.result()
-            losses += self._train_once()
-            since += 1
-            self.step += 1
-            if on_step is not None:
-                on_step(self.step, self.config.steps)
+        losses, since = torch.zeros((), device=self.device), 0
+        try:
+            while True:
+                if self._is_due():
+                    mean = float(losses) / since if since else float("nan")
+                    self._evaluate(mean, probe)
+                    losses, since = torch.zeros((), device=self.device), 0
+                    self.seconds = before + time.monotonic() - started
+                    if on_point is not None:
+                        on_point(self)
+                if self._is_over():
+                    return self.result()
+                losses += self._train_once()
+                since += 1
+                self.step += 1
+                yield self.step
+        finally:
+            self._release()
 
     def result(self) -> Training:
         """The training as it stands, tested on fresh examples."""
@@ -144,17 +156,17 @@ class Trainer:
         return [self.task.held_out.batch(min(size, n - done), generator) for done in range(0, n, size)]
 
     def _measure(self, batches: list[SyntheticBatch]) -> tuple[float, float]:
-        """Loss and accuracy, mean over the answers."""
+        """Loss, mean over the answers, and accuracy: what all examples score of what they could, NaN without any."""
         self.model.eval()
-        loss, right, asked = 0.0, 0.0, 0
+        sums = list[Tensor]()
         with torch.no_grad():
             for batch in batches:
                 logits, answered = self._answers(batch)
-                n = int(answered.is_asked.sum())
-                loss += n * float(self.task.loss(logits, answered))
-                right += n * self.task.accuracy(logits, answered)
-                asked += n
-        return loss / asked, right / asked
+                n, scored = answered.is_asked.sum().double(), self.task.scored(logits, answered)
+                loss = n * self.task.loss(logits, answered).double()
+                sums.append(torch.stack([loss, n, scored.points.sum(), scored.possible.sum()]))
+        loss, n, points, possible = torch.stack(sums).sum(0).tolist()  # a GPU is waited for once
+        return loss / n, points / possible if possible else math.nan
 
     def _is_due(self) -> bool:
         at_rest = bool(self.curve) and self.curve[-1].step == self.step
@@ -203,12 +215,22 @@ class Trainer:
     def _train_once(self) -> Float[Tensor, ""]:
         for group in self.optimizer.param_groups:
             group["lr"].fill_(self.config.rate(self.step))
-        batch = self.task.batch(self.config.batch, self.generator)
         if self.device.type != "cuda":
-            return self.update(batch)
+            return self.update(self._draw(self.generator))
         if self._captured is None:
-            self._captured = CapturedStep(self.update, self.optimizer)
-        return self._captured(batch)
+            self._captured = CapturedStep(self._draw, self.update, self.optimizer, self.generator)
+        loss = self._captured()
+        self.generator = self._captured.generator
+        return loss
+
+    def _draw(self, generator: torch.Generator) -> SyntheticBatch:
+        return self.task.batch(self.config.batch, generator)
+
+    def _release(self) -> None:
+        """Give the graphs' memory back now, not whenever Python finds that nobody needs them."""
+        if self._captured is not None:
+            self._captured.release()
+            self._captured = None
 
 
 def fitted(config: TrainingConfig, task: SyntheticTask[Any]) -> DecoderConfig:
