@@ -93,6 +93,41 @@ def bootstrap_scalar(
     return Interval(*(float(part[0]) for part in ends))
 
 
+def bootstrap_ratio(
+    parts: Float[np.ndarray, " ..."],
+    wholes: Float[np.ndarray, " ..."],
+    *,
+    generator: np.random.Generator,
+    resamples: int = 1000,
+    level: float = 0.95,
+) -> Interval:
+    """``sum(parts) / sum(wholes)`` with a percentile bootstrap interval, both drawn together by example.
+
+    Such as right answers over answers, where examples ask different numbers of them. Examples whose whole is 0 do not
+    count; with fewer than two that do there is no interval (NaN), with none no ratio either. Where all wholes are the
+    same it is `bootstrap_scalar` of the shares.
+
+    **Source**: Davison and Hinkley, Bootstrap Methods and their Application (1997), section 2.4.
+
+    Raises:
+        ValueError: if there is not one whole for each part.
+    """
+    if parts.shape != wholes.shape or parts.ndim != 1:
+        raise ValueError(f"{parts.shape} parts need as many wholes, not {wholes.shape}.")
+    counted = wholes != 0
+    some, all_ = parts[counted].astype(np.float64), wholes[counted].astype(np.float64)
+    if not len(some):
+        return Interval(math.nan, math.nan, math.nan)
+    ratio = float(some.sum() / all_.sum())
+    if len(some) < 2:
+        return Interval(ratio, math.nan, math.nan)
+    drawn = np.empty((resamples, 1))
+    for rows, draw in _draws(len(some), resamples, generator):
+        drawn[rows, 0] = _divide(draw @ some, draw @ all_)
+    low, high = _ends(drawn, level)
+    return Interval(ratio, float(low[0]), float(high[0]))
+
+
 def bootstrap_groups(
     samples: Float[np.ndarray, " n"] | Sequence[float],
     groups: Sequence[Hashable],
@@ -119,11 +154,8 @@ def bootstrap_groups(
     names = {group: number for number, group in enumerate(dict.fromkeys(groups))}
     where = np.array([names[group] for group in groups])
     totals, counts = np.bincount(where, values), np.bincount(where).astype(np.float64)
-    means = np.empty((resamples, 1))
-    for rows, draw in _draws(len(names), resamples, generator):
-        means[rows, 0] = (draw @ totals) / (draw @ counts)
-    low, high = (float(end[0]) for end in _ends(means, level)) if len(names) > 1 else (float("nan"),) * 2
-    return Interval(float(values.mean()), low, high)
+    ratio = bootstrap_ratio(totals, counts, generator=generator, resamples=resamples, level=level)
+    return ratio._replace(mean=float(values.mean()))
 
 
 def permutation_p(value: float, draws: Float[np.ndarray, " draw"] | Sequence[float], harm: int) -> float:

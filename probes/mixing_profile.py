@@ -40,11 +40,19 @@ class Matches:
 
     Attributes:
         rows: positions of the asked rows.
-        columns: position of the match of each, -1 for a row without one, which does not count.
+        columns: position of the match of each, -1 for a row without one, which does not count. A row that is there
+            more than once has several matches (pairs that are written down twice).
     """
 
     rows: Int[Tensor, "B N"]
     columns: Int[Tensor, "B N"]
+
+    @property
+    def asked(self) -> Int[Tensor, " B"]:
+        """Different rows of each example that have a match."""
+        real = self.columns >= 0
+        same = (self.rows[:, :, None] == self.rows[:, None, :]) & real[:, None, :]
+        return (real & ~same.tril(-1).any(-1)).sum(1)
 
 
 def offset_profile(weights: Float[Tensor, "B H T K"], offsets: Sequence[int] = OFFSETS) -> Float[Tensor, "B H offset"]:
@@ -61,7 +69,10 @@ def offset_profile(weights: Float[Tensor, "B H T K"], offsets: Sequence[int] = O
 def match_profile(
     weights: Float[Tensor, "B H T K"], matches: Matches, offsets: Sequence[int] = MATCH_OFFSETS
 ) -> Float[Tensor, "B H offset"]:
-    """Mean weight from asked rows to ``match + d`` for each d; a column after the row or before the text counts 0."""
+    """Mean weight from asked rows to ``match + d`` for each d; a column after the row or before the text counts 0.
+
+    The weights of a row's several matches add up.
+    """
     batch = torch.arange(len(weights), device=weights.device)[:, None]
     matched = matches.columns >= 0
     found: list[Tensor] = []
@@ -69,7 +80,7 @@ def match_profile(
         columns = matches.columns + offset
         real = matched & (columns >= 0) & (columns <= matches.rows)
         cells = weights[batch, :, matches.rows.clamp_min(0), columns.clamp(0, weights.shape[3] - 1)]
-        found.append((cells * real[..., None]).sum(1) / matched.sum(1, keepdim=True).clamp_min(1))
+        found.append((cells * real[..., None]).sum(1) / matches.asked[:, None].clamp_min(1))
     return torch.stack(found, -1)
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from headscope.mixers.interface import Mix
+from headscope.mixers.registry import variant as registered
 from headscope.models.decoder.config import DecoderConfig
 from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix, read_mixing
@@ -109,6 +110,43 @@ def test_profiles_are_means_over_the_cells_they_name() -> None:
     assert profile[1, 1].tolist() == pytest.approx([float(weights[1, 1, 5, 4]), 0.0]), (
         "one has no match, one ends the text"
     )
+
+
+def test_a_row_with_two_matches_has_the_weight_of_both() -> None:
+    weights = random(1, H, T, T).abs()
+    twice = Matches(torch.tensor([[4, 5, 4, 5]]), torch.tensor([[0, 1, 2, -1]]))
+    assert twice.asked.tolist() == [2]
+    found = match_profile(weights, twice, (0,))[0, 1]
+    assert float(found) == pytest.approx(float((weights[0, 1, 4, 0] + weights[0, 1, 4, 2] + weights[0, 1, 5, 1]) / 2))
+
+
+def test_pairs_that_are_written_down_twice_are_matched_in_both_places() -> None:
+    task = make_task("mqar", d_vocab=64, length=32, pairs=4, passes=2)
+    batch = task.batch(3, torch.Generator().manual_seed(0))
+    assert batch.tokens is not None
+    key = torch.stack([row[:, None] == row for row in batch.tokens])[:, None].float()  # all on equal tokens, evenly
+    weights = key.tril(-1) / key.tril(-1).sum(-1, keepdim=True).clamp_min(1)
+    matches = Matches(batch.marks["query"], batch.marks["key"])
+    assert match_profile(weights, matches, (0,)).flatten().tolist() == pytest.approx([1.0] * 3)
+
+
+@pytest.mark.parametrize(("variant", "weighed"), [("moh", True), ("softmax", False)])
+def test_weights_of_heads_are_those_of_the_hook(variant: str, weighed: bool) -> None:
+    sizes = {"d_vocab": 9, "n_ctx": T, "d_model": 16, "n_heads": 4}
+    model = Decoder(DecoderConfig.parse(sizes | dict(registered(variant).config))).eval()
+    tokens = torch.randint(0, 9, (B, T), generator=torch.Generator().manual_seed(0))
+    layers = read_mixing(model, tokens)
+    seen = list[Tensor]()
+    with torch.no_grad():
+        hook = ("blocks.1.attn.hook_head_weight", lambda weight, hook: seen.append(weight))  # noqa: ARG005
+        model.run_with_hooks(tokens, fwd_hooks=[hook])
+    if not weighed:
+        assert [layer.head_weight for layer in layers] == [None, None]
+        return
+    assert layers[1].head_weight is not None
+    assert layers[1].head_weight.shape == (B, T, 4)
+    assert torch.equal(layers[1].head_weight, seen[0])
+    assert all(not point.fwd_hooks for point in model.hook_dict.values())
 
 
 def test_a_carry_is_the_weight_of_rows_behind_the_match_that_come_before_the_question() -> None:

@@ -14,6 +14,7 @@ from headscope import statistics
 from headscope.statistics import (
     bootstrap_groups,
     bootstrap_mean,
+    bootstrap_ratio,
     bootstrap_scalar,
     count_examples,
     jaccard,
@@ -221,3 +222,28 @@ def test_one_group_has_no_interval_and_a_wrong_number_of_groups_is_refused() -> 
     assert np.isnan(bootstrap_groups([1.0, 2.0], ["a", "a"], generator=np.random.default_rng(0)).low)
     with pytest.raises(ValueError, match="as many groups"):
         bootstrap_groups([1.0, 2.0], ["a"], generator=np.random.default_rng(0))
+
+
+def test_a_ratio_is_sum_over_sum_and_its_interval_draws_both_together() -> None:
+    random = np.random.default_rng(0)
+    wholes = random.integers(0, 9, 60).astype(float)
+    parts = wholes * random.random(60)
+    found = bootstrap_ratio(parts, wholes, generator=np.random.default_rng(1), resamples=400)
+    assert found.mean == pytest.approx(parts.sum() / wholes.sum())
+    counted = wholes > 0
+    some, every, generator = parts[counted], wholes[counted], np.random.default_rng(1)
+    picked = generator.integers(0, len(some), size=(400, len(some)))
+    naive = some[picked].sum(1) / every[picked].sum(1)
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(naive, [0.025, 0.975])))
+
+
+def test_a_ratio_of_equal_wholes_is_the_mean_and_few_examples_have_no_interval() -> None:
+    shares = np.random.default_rng(0).random(30)
+    ratio = bootstrap_ratio(4 * shares, np.full(30, 4.0), generator=np.random.default_rng(1))
+    assert ratio == pytest.approx(bootstrap_scalar(shares, generator=np.random.default_rng(1)))
+    alone = bootstrap_ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]), generator=np.random.default_rng(1))
+    assert alone.mean == 0.5
+    assert np.isnan(alone.low)
+    assert np.isnan(bootstrap_ratio(np.zeros(3), np.zeros(3), generator=np.random.default_rng(1)).mean)
+    with pytest.raises(ValueError, match="need as many wholes"):
+        bootstrap_ratio(np.zeros(3), np.zeros(2), generator=np.random.default_rng(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,45 @@ def test_evaluations_come_when_they_are_due_and_at_the_end() -> None:
     training = Trainer(config(steps=20)).run(on_step=lambda done, total: seen.append((done, total)))
     assert [point.step for point in training.curve] == [0, 8, 16, 20]
     assert seen == [(step, 20) for step in range(1, 21)]
+
+
+@pytest.mark.parametrize("task", ["mqar", "linear-regression", "bigram-backcopy"])
+def test_an_evaluation_is_the_mean_over_the_answers_of_all_batches(task: str) -> None:
+    trainer = Trainer(config(task={"kind": task, "settings": {}}, steps=1, batch=8, evaluated=20))
+    point = trainer.run().curve[-1]
+    loss, asked, points, possible = 0.0, 0, 0.0, 0.0
+    with torch.no_grad():
+        for batch in trainer.held_out:
+            logits, answered = trainer._answers(batch)  # pyright: ignore[reportPrivateUsage]
+            n = int(answered.is_asked.sum())
+            loss += n * float(trainer.task.loss(logits, answered))
+            asked += n
+            scored = trainer.task.scored(logits, answered)
+            points += float(scored.points.sum())
+            possible += float(scored.possible.sum())
+    assert (point.loss, point.accuracy) == (pytest.approx(loss / asked), pytest.approx(points / possible))
+
+
+def test_examples_that_judge_nothing_have_no_accuracy_and_end_nothing() -> None:
+    trainer = Trainer(config(task={"kind": "bigram-backcopy", "settings": {}}, steps=1, batch=2, evaluated=2))
+    (batch,) = trainer.held_out
+    trainer.held_out = [replace(batch, marks=batch.marks | {"trigger": torch.zeros_like(batch.marks["trigger"])})]
+    training = trainer.run()
+    assert [math.isnan(point.accuracy) for point in training.curve] == [True, True]
+    assert (training.solved_at, training.diverged) == (None, False)
+
+
+def test_steps_are_handed_out_one_at_a_time_and_are_those_of_a_run() -> None:
+    trainer, twin = Trainer(config(steps=20)), Trainer(config(steps=20))
+    seen, points = list[int](), list[int]()
+    steps = trainer.steps(on_point=lambda at: points.append(at.step))
+    for done in steps:
+        assert trainer.step == done
+        seen.append(done)
+    expected = twin.run()
+    assert (seen, points) == ([*range(1, 21)], [0, 8, 16, 20])
+    assert trainer.result().curve[1:] == expected.curve[1:]
+    assert torch.equal(weights(trainer), weights(twin))
 
 
 def test_it_stops_at_the_accuracy_that_was_asked_for() -> None:
@@ -186,7 +226,12 @@ def test_what_cannot_be_trained_is_refused_before_it_starts(given: Any, error: t
 
 
 def result(rate: float, seed: int, held_out: float, accuracy: float, steps: int = 10, **more: Any) -> CellResult:
-    told = {"loss": 0.1, "solved_at": steps if held_out > 0.9 else None, "diverged": False, "state_size": 7}
+    told: dict[str, Any] = {
+        "loss": 0.1,
+        "solved_at": steps if held_out > 0.9 else None,
+        "diverged": False,
+        "state_size": 7,
+    }
     return CellResult(
         cell=Cell("softmax", 64, rate, seed),
         accuracy=accuracy,
@@ -195,6 +240,20 @@ def result(rate: float, seed: int, held_out: float, accuracy: float, steps: int 
         parameters=9,
         **(told | more),
     )
+
+
+def test_evaluations_do_not_depend_on_how_examples_fall_into_batches() -> None:
+    """Explained variance is of all examples: a mean over batches would be another number."""
+    settings = {"task": {"kind": "linear-regression"}, "steps": 1, "evaluated": 48, "stop_at": 2.0}
+    trainer = Trainer(config(**settings, batch=16))
+    batches = trainer.held_out
+    accuracy = trainer._measure(batches)[1]  # pyright: ignore[reportPrivateUsage]
+    with torch.no_grad():
+        answers = torch.cat([trainer.model(one.given)[:, -1, 0] for one in batches]).double()
+    wanted = torch.cat([one.values[:, -1, 0] for one in batches if one.values is not None]).double()
+    assert accuracy == pytest.approx(float(1 - (answers - wanted).square().sum() / wanted.square().sum()))
+    of_batches = [trainer._measure([one])[1] for one in batches]  # pyright: ignore[reportPrivateUsage]
+    assert accuracy != pytest.approx(np.mean(of_batches), abs=1e-6)
 
 
 def test_the_best_rate_is_chosen_by_one_set_of_examples_and_told_by_another() -> None:
@@ -219,6 +278,20 @@ def test_a_sweep_trains_every_variant_at_every_rate_and_seed() -> None:
     training = sweep.training(sweep.cells[-1])
     assert (training.lr, training.seed, training.decoder.d_model, training.decoder.n_heads) == (0.01, 1, 64, 2)
     assert training.decoder.mixer[0].kind == "delta"
+
+
+def test_a_rate_at_which_a_training_diverged_is_taken_only_where_there_is_no_other() -> None:
+    """Explained variance may be below 0, which is what a training counts that diverged."""
+    results = [result(0.1, 0, 0.0, 0.0, diverged=True), result(0.2, 0, -0.4, -0.4)]
+    assert best_rates(results)[0].rate == 0.2
+    assert best_rates(results[:1])[0].rate == 0.1
+
+
+def test_what_is_given_twice_is_trained_once_and_what_cannot_be_told_apart_is_refused() -> None:
+    sweep = SweepConfig.parse({"rates": [0.1, 0.1, 0.01], "widths": [32, 32], "seeds": 2})
+    assert (sweep.rates, sweep.widths, len(sweep.cells)) == ((0.1, 0.01), (32,), 4)
+    with pytest.raises(ConfigError, match=r"0\.003, 0\.0030000001 are too near"):
+        SweepConfig.parse({"rates": [0.003, 0.0030000001]})
 
 
 def test_a_variant_overrides_the_settings_of_the_sweep() -> None:

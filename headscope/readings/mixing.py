@@ -16,6 +16,7 @@ Gates, output norms and head weights after M are not in it: they scale a row as 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -35,11 +36,13 @@ class LayerMix:
         layer: index of the layer.
         mix: M, the values it was applied to, and what its columns are.
         W_O: what each head writes with.
+        head_weight: what head mixing multiplies each head's output by; None where it has no such weights.
     """
 
     layer: int
     mix: Mix
     W_O: Float[Tensor, "H D M"]
+    head_weight: Float[Tensor, "B T H"] | None = None
 
     @property
     def per_channel(self) -> bool:
@@ -126,9 +129,20 @@ def read_mixing(model: Decoder, tokens: Inputs) -> list[LayerMix]:
 
     Where heads write through experts there is no one W_O: what moves is then measured by the values themselves.
     """
-    with torch.no_grad(), model.recorded_mixes() as mixes:
+    weights: dict[str, Tensor] = {}
+
+    def keep(weight: Tensor, hook: Any) -> None:
+        weights[hook.name] = weight.detach()
+
+    layers = range(len(model.mixing_layers))
+    named = {layer: f"blocks.{layer}.attn.hook_head_weight" for layer in layers}
+    with (
+        torch.no_grad(),
+        model.recorded_mixes() as mixes,
+        model.hooks(fwd_hooks=[(name, keep) for name in named.values()]),
+    ):
         model(tokens)
-    return [LayerMix(layer, mix, _writes(model, layer)) for layer, mix in enumerate(mixes)]
+    return [LayerMix(layer, mix, _writes(model, layer), weights.get(named[layer])) for layer, mix in enumerate(mixes)]
 
 
 def _writes(model: Decoder, layer: int) -> Float[Tensor, "H D M"]:

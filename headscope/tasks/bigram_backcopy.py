@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from headscope.config import Config
 from headscope.tasks.domains import domain_text
-from headscope.tasks.synthetic import SyntheticBatch, SyntheticTask
+from headscope.tasks.synthetic import Scored, SyntheticBatch, SyntheticTask
 from headscope.tasks.synthetic_drawing import choose, cumulative, draw_integers, draw_uniform
 
 
@@ -171,10 +171,9 @@ class BigramBackcopy(SyntheticTask[BigramBackcopySettings]):
         marks = {"query": column, "previous": torch.where(trigger, column - 1, -1), "trigger": trigger}
         return SyntheticBatch(tokens[:, :-1], tokens[:, 1:], marks)
 
-    def accuracy(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> float:
-        """Share of the triggers whose largest logit is the token before them."""
-        right = logits.argmax(-1) == batch.targets
-        return float(right[batch.marks["trigger"]].double().mean())
+    def scored(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> Scored:
+        """Of each example, the triggers whose largest logit is the token before them."""
+        return Scored.of(logits.argmax(-1) == batch.targets, batch.marks["trigger"])
 
     def risks(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> BackcopyRisks:
         """Cross-entropy on triggers, on the other rows, and that of the chain; the start token is left out."""

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from headscope.config import Config
-from headscope.tasks.synthetic import NOTHING_ASKED, SyntheticBatch, SyntheticTask
+from headscope.tasks.synthetic import NOTHING_ASKED, Scored, SyntheticBatch, SyntheticTask
 from headscope.tasks.synthetic_drawing import draw_normal
 
 
@@ -91,10 +91,11 @@ class LinearRegression(SyntheticTask[LinearRegressionSettings]):
         """Squared error, mean over the texts."""
         return (logits[:, -1, 0].float() - _wanted(batch)).square().mean()
 
-    def accuracy(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> float:
-        """Share of the values' mean square that is explained: 1 is exact, 0 is as good as answering 0."""
+    def scored(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> Scored:
+        """Of each value's square, what is explained: all of it is exact, 0 is as good as answering 0."""
         wanted = _wanted(batch).double()
-        return float(1 - (logits[:, -1, 0].detach().double() - wanted).square().mean() / wanted.square().mean())
+        squares = wanted.square()
+        return Scored(squares - (logits[:, -1, 0].detach().double() - wanted).square(), squares)
 
     def best_rate(self, *, centred: bool) -> float:
         """The rate of `gradient_step` with the least expected error under this task's distribution.

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from headscope.config import Config
-from headscope.tasks.synthetic import NOTHING_ASKED, SyntheticBatch, SyntheticTask
+from headscope.tasks.synthetic import NOTHING_ASKED, Scored, SyntheticBatch, SyntheticTask
 from headscope.tasks.synthetic_drawing import draw_integers, draw_subset, draw_uniform
 
 
@@ -171,10 +171,10 @@ class RegularLanguages(SyntheticTask[RegularLanguageSettings]):
         """The positions whose target is a symbol of the language."""
         return batch.is_asked & (batch.targets < self.settings.symbols)
 
-    def accuracy(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> float:
-        """Share of the judged positions whose largest logit is a symbol that can come next."""
+    def scored(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> Scored:
+        """Of each example, the judged positions whose largest logit is a symbol that can come next."""
         legal = batch.marks["legal"].gather(2, logits.argmax(-1, keepdim=True)).squeeze(2)
-        return float(legal[self.judged(batch)].double().mean())
+        return Scored.of(legal.bool(), self.judged(batch))
 
     def total_variation(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> float:
         """Mean over the judged positions of ``1/2 sum |p - q|``: p the model's, q uniform on what can come next.

@@ -11,7 +11,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -69,6 +69,28 @@ class SyntheticBatch:
         return found.nonzero()[:, 0], rows[found], keys[found]
 
 
+class Scored(NamedTuple):
+    """What each example scored.
+
+    Attributes:
+        points: right answers, or what of a sum of squares is explained; this can be negative.
+        possible: answers that are judged, or the whole sum; 0 for an example without any.
+    """
+
+    points: Float[Tensor, " B"]
+    possible: Float[Tensor, " B"]
+
+    @classmethod
+    def of(cls, right: Bool[Tensor, "B T"], judged: Bool[Tensor, "B T"]) -> Scored:
+        """A point for each judged position that is right."""
+        return cls((right & judged).sum(1).double(), judged.sum(1).double())
+
+    @property
+    def accuracy(self) -> float:
+        """Sum over sum: every answer counts alike, whichever example it is of; NaN where nothing was judged."""
+        return float(self.points.sum() / self.possible.sum())
+
+
 class SyntheticTask(ABC, Generic[S]):
     """A task by its settings.
 
@@ -115,9 +137,13 @@ class SyntheticTask(ABC, Generic[S]):
         """Cross-entropy in nats, mean over the asked positions."""
         return cross_entropy(logits.flatten(0, 1).float(), batch.targets.flatten(), ignore_index=NOTHING_ASKED)
 
+    def scored(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> Scored:
+        """Of each example, the asked positions whose largest logit is the target."""
+        return Scored.of(logits.argmax(-1) == batch.targets, batch.is_asked)
+
     def accuracy(self, logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> float:
-        """Share of the asked positions whose largest logit is the target."""
-        return float((logits.argmax(-1) == batch.targets)[batch.is_asked].double().mean())
+        """What is scored of what could be, over all examples."""
+        return self.scored(logits, batch).accuracy
 
     def changed(self, **settings: Any) -> SyntheticTask[S]:
         """The same task with some settings changed, such as longer texts than those it was trained on.
