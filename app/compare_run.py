@@ -15,7 +15,7 @@ from app.running import Listener, Steps, refuse_other_kind, work
 from app.train_run import SUMMARY as TRAIN_SUMMARY
 from app.views.variant_census import census_record
 from app.views.variant_comparison import SUMMARY, CompareRun
-from circuits.comparison import Compared, describe_model
+from circuits.comparison import Compared, describe_model, example_generator
 from headscope.errors import ConfigError, RunError, UnknownNameError
 from headscope.models.checkpoints import PREFIX, checkpoint_entry, checkpoints, load_checkpoint
 from headscope.models.decoder.config import DecoderConfig
@@ -129,7 +129,7 @@ def _task_of(task: SyntheticTask[Any]) -> dict[str, Any]:
 
 def _picture(model: Decoder, task: SyntheticTask[Any], config: CompareConfig) -> dict[str, np.ndarray]:
     """M of every head on one text, the same for all models, in both views."""
-    batch = task.held_out.batch(2, torch.Generator().manual_seed(config.seed))
+    batch = task.held_out.batch(2, example_generator(config.seed))
     layers = read_mixing(model, batch.given)
     found = {
         view: torch.stack([getattr(layer, view)[0, :, :, : layer.mix.n_tokens] for layer in layers]).half().numpy()

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-NEAR = (0.8, 1.25)
-"""A control has equal weight where its mean weight is between these shares of the claimed cells' weight."""
+NEAR = 0.2
+"""A control has equal weight where its rows are, in the mean, this much of the claimed weight or less away from it."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,17 @@ def held(cells: Bool[Tensor, "B T T"], moved: Float[Tensor, "B T T"], rows: Bool
     return float((moved * cells).sum(-1)[rows].mean()) if bool(rows.any()) else 0.0
 
 
-def random_cells(mask: Bool[Tensor, "B T T"], generator: torch.Generator) -> Bool[Tensor, "B T T"]:
-    """As many other cells of each row, drawn evenly from those up to the row; all there are where they are fewer."""
-    left, drawn = _drawn(mask, generator), torch.zeros_like(mask)
+def seen_cells(mask: Bool[Tensor, "B T T"], *, causal: bool) -> Bool[Tensor, "T T"]:
+    """What a row can read: the cells up to it, or all where models read both ways."""
+    every = torch.ones_like(mask[0])
+    return every.tril() if causal else every
+
+
+def random_cells(
+    mask: Bool[Tensor, "B T T"], generator: torch.Generator, seen: Bool[Tensor, "T T"]
+) -> Bool[Tensor, "B T T"]:
+    """As many other cells of each row, drawn evenly from those it sees; all there are where they are fewer."""
+    left, drawn = _drawn(mask, generator, seen), torch.zeros_like(mask)
     count = mask.sum(-1, keepdim=True)
     for place in range(int(count.max())):
         value, column = left.max(-1, keepdim=True)
@@ -48,7 +56,12 @@ def random_cells(mask: Bool[Tensor, "B T T"], generator: torch.Generator) -> Boo
 
 
 def equal_weight_cells(
-    mask: Bool[Tensor, "B T T"], moved: Float[Tensor, "B T T"], generator: torch.Generator, *, draws: int
+    mask: Bool[Tensor, "B T T"],
+    moved: Float[Tensor, "B T T"],
+    generator: torch.Generator,
+    seen: Bool[Tensor, "T T"],
+    *,
+    draws: int,
 ) -> Iterator[Bool[Tensor, "B T T"]] | Lacking:
     """Other cells of each row, in random order, that together hold what the claimed ones do; or why there are none.
 
@@ -59,23 +72,31 @@ def equal_weight_cells(
         mask: the claimed cells.
         moved: what each cell brings, rows that sum to 1.
         generator: of the order.
+        seen: what each row can read.
         draws: how many masks are drawn.
     """
-    wanted = held(mask, moved, mask.any(-1))
-    first = _filled(mask, moved, generator)
-    weight = held(first, moved, mask.any(-1))
-    if not NEAR[0] * wanted <= weight <= NEAR[1] * wanted:
+    rows = mask.any(-1)
+    first = _filled(mask, moved, generator, seen)
+    wanted, weight = held(mask, moved, rows), held(first, moved, rows)
+    if not _apart(first, mask, moved) <= NEAR * wanted:
         note = f"no other cells of these rows hold as much: {weight:.2f} of what they move, the claimed {wanted:.2f}"
         return Lacking(weight, note)
-    return (_filled(mask, moved, generator) for _ in range(draws))
+    return (_filled(mask, moved, generator, seen) for _ in range(draws))
+
+
+def _apart(one: Bool[Tensor, "B T T"], other: Bool[Tensor, "B T T"], moved: Float[Tensor, "B T T"]) -> float:
+    """How far apart the weights of two masks are in a row, mean over rows of ``other``."""
+    rows = other.any(-1)
+    difference = (moved * one).sum(-1) - (moved * other).sum(-1)
+    return float(difference[rows].abs().mean()) if bool(rows.any()) else 0.0
 
 
 def _filled(
-    mask: Bool[Tensor, "B T T"], moved: Float[Tensor, "B T T"], generator: torch.Generator
+    mask: Bool[Tensor, "B T T"], moved: Float[Tensor, "B T T"], generator: torch.Generator, seen: Bool[Tensor, "T T"]
 ) -> Bool[Tensor, "B T T"]:
     """One draw of cells of equal weight."""
-    order = _drawn(mask, generator).argsort(-1)
-    weights, free = (part.gather(-1, order) for part in (moved, _others(mask)))
+    order = _drawn(mask, generator, seen).argsort(-1)
+    weights, free = (part.gather(-1, order) for part in (moved, _others(mask, seen)))
     target = (moved * mask).sum(-1)
     total, taken = torch.zeros_like(target), torch.zeros_like(mask)
     for place in range(weights.shape[-1]):
@@ -89,12 +110,13 @@ def _filled(
     return torch.zeros_like(mask).scatter(-1, order, taken)
 
 
-def _others(mask: Bool[Tensor, "B T T"]) -> Bool[Tensor, "B T T"]:
-    """In rows with claimed cells, the cells up to the row that are not claimed."""
-    seen = torch.ones_like(mask[0]).tril()
+def _others(mask: Bool[Tensor, "B T T"], seen: Bool[Tensor, "T T"]) -> Bool[Tensor, "B T T"]:
+    """In rows with claimed cells, the seen cells that are not claimed."""
     return seen & ~mask & mask.any(-1, keepdim=True)
 
 
-def _drawn(mask: Bool[Tensor, "B T T"], generator: torch.Generator) -> Float[Tensor, "B T T"]:
+def _drawn(
+    mask: Bool[Tensor, "B T T"], generator: torch.Generator, seen: Bool[Tensor, "T T"]
+) -> Float[Tensor, "B T T"]:
     """A random number above 0 for every cell that can be drawn, 0 for the others."""
-    return (1 - torch.rand(mask.shape, generator=generator).to(mask.device)) * _others(mask)
+    return (1 - torch.rand(mask.shape, generator=generator).to(mask.device)) * _others(mask, seen)

@@ -20,18 +20,18 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from circuits.cell_controls import Lacking, equal_weight_cells, held, random_cells
+from circuits.cell_controls import Lacking, equal_weight_cells, held, random_cells, seen_cells
 from circuits.comparison_results import Control, ControlName, CutCheck
 from headscope.errors import UnsupportedError
 from headscope.heads import Head
 from headscope.mixers.interface import Mix
 from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix
-from headscope.statistics import bootstrap_scalar, permutation_p
-from headscope.tasks.synthetic import SyntheticBatch
+from headscope.statistics import bootstrap_ratio, permutation_p
+from headscope.tasks.synthetic import Scored, SyntheticBatch
 
-Judge = Callable[[Tensor, SyntheticBatch], Float[Tensor, " B"]]
-"""Accuracy of each example, from logits; NaN for an example that asks nothing."""
+Judge = Callable[[Tensor, SyntheticBatch], Scored]
+"""What each example scores, from logits, such as `SyntheticTask.scored`."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def check_cells(
         layer: the mixing of the head's layer on these examples.
         head: whose cells.
         cells: the claim.
-        judge: accuracy of each example, from logits.
+        judge: what each example scores, from logits.
         generator: of the other cells.
         draws: of each control; p is never below ``1 / (1 + draws)``.
 
@@ -110,28 +110,29 @@ def check_cells(
     mask = cells.mask(layer.mix.n_tokens)
     moved = layer.moved[:, head.head, :, : layer.mix.n_tokens]
 
-    def after(cut: Bool[Tensor, "B T T"]) -> Float[np.ndarray, " B"]:
+    def after(cut: Bool[Tensor, "B T T"]) -> Scored:
         with torch.no_grad():
-            return judge(cut_logits(model, batch, head, cut, layer.mix), batch).double().cpu().numpy()
+            return judge(cut_logits(model, batch, head, cut, layer.mix), batch)
 
     with torch.no_grad():
-        plain = judge(model(batch.given), batch).double().cpu().numpy()
+        plain = judge(model(batch.given), batch)
     cut = after(mask)
-    drop = bootstrap_scalar(plain - cut, generator=np.random.default_rng(0))
-    lost = float(np.nanmean(cut))
-    others = (random_cells(mask, generator) for _ in range(draws))
-    alike = equal_weight_cells(mask, moved, generator, draws=draws)
+    possible = plain.possible.cpu().numpy()
+    drop = bootstrap_ratio((plain.points - cut.points).cpu().numpy(), possible, generator=np.random.default_rng(0))
+    seen = seen_cells(mask, causal=model.config.causal)
+    others = (random_cells(mask, generator, seen) for _ in range(draws))
+    alike = equal_weight_cells(mask, moved, generator, seen, draws=draws)
     return CutCheck(
-        accuracy=float(np.nanmean(plain)),
-        cut=lost,
+        accuracy=plain.accuracy,
+        cut=cut.accuracy,
         low=drop.low,
         high=drop.high,
-        n=int(np.isfinite(plain).sum()),
-        cells=float(mask.sum()) / len(plain),
+        n=int((possible != 0).sum()),
+        cells=float(mask.sum()) / len(possible),
         weight=held(mask, moved, mask.any(-1)),
         controls=(
-            _control("random", others, moved, mask, after, lost),
-            _control("equal weight", alike, moved, mask, after, lost),
+            _control("random", others, moved, mask, after, cut.accuracy),
+            _control("equal weight", alike, moved, mask, after, cut.accuracy),
         ),
     )
 
@@ -141,7 +142,7 @@ def _control(
     found: Iterator[Bool[Tensor, "B T T"]] | Lacking,
     moved: Float[Tensor, "B T T"],
     mask: Bool[Tensor, "B T T"],
-    after: Callable[[Tensor], Float[np.ndarray, " B"]],
+    after: Callable[[Tensor], Scored],
     cut: float,
 ) -> Control:
     """Cut each draw, and place the claimed cut among them."""
@@ -149,7 +150,7 @@ def _control(
         return Control(name, (), found.weight, float("nan"), found.note)
     accuracies, weights = list[float](), list[float]()
     for drawn in found:
-        accuracies.append(float(np.nanmean(after(drawn))))
+        accuracies.append(after(drawn).accuracy)
         weights.append(held(drawn, moved, mask.any(-1)))
     return Control(name, tuple(accuracies), float(np.mean(weights)), permutation_p(cut, accuracies, -1))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from circuits.cell_cuts import Judge
 from circuits.comparison_results import Claim, HeadProfile, LengthScore, ModelReport
 from circuits.head_claims import check_claim, claimed_cells
 from headscope.errors import HeadscopeError
 from headscope.heads import Head
 from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix, read_mixing
-from headscope.statistics import Interval, bootstrap_scalar
-from headscope.tasks.synthetic import SyntheticBatch, SyntheticTask
+from headscope.statistics import Interval, bootstrap_ratio
+from headscope.tasks.synthetic import Scored, SyntheticBatch, SyntheticTask
 from probes.mixing_curve import matches_of
 from probes.mixing_profile import (
     VIEWS,
@@ -39,6 +38,9 @@ from probes.mixing_profile import (
     uniform_first_token,
     view_of,
 )
+
+_EXAMPLES_FROM = 3_000_000_019
+"""Below 2^32, which is as far as PyTorch's generator for the CPU tells seeds apart."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,7 @@ def describe_model(
         lengths: other lengths of the text to score it on.
         on_step: called with (done, total) steps: the profiles, each claim, each length.
     """
-    model, judge = compared.model.eval(), judge_of(task)
-    generator = torch.Generator().manual_seed(seed)
+    model, generator = compared.model.eval(), example_generator(seed)
     batch = task.held_out.batch(n, generator)
     layers = read_mixing(model, batch.given)
     matches = matches_of(batch)
@@ -93,7 +94,7 @@ def describe_model(
     claims, scored = list[Claim](), dict[int, LengthScore]()
     for head, cells in claimed:
         layer = layers[_layer(head)]
-        claims.append(check_claim(model, batch, layer, head, cells, judge=judge, generator=generator, draws=each))
+        claims.append(check_claim(model, batch, layer, head, cells, judge=task.scored, generator=generator, draws=each))
         next(steps)
     for length in lengths:
         scored[length] = accuracy_at(model, task, length, n=n, seed=seed)
@@ -102,8 +103,8 @@ def describe_model(
         name=compared.name,
         variant=compared.variant,
         seed=compared.seed,
-        kind=model.mixing_layers[0].mixer.kind,
-        accuracy=_interval(judge(_logits(model, batch), batch)),
+        kind=", ".join(dict.fromkeys(layer.mixer.kind for layer in model.mixing_layers)),
+        accuracy=_interval(task.scored(_logits(model, batch), batch)),
         n=n,
         state_size=model.state_size(task.length),
         parameters=sum(part.numel() for part in model.parameters()),
@@ -111,6 +112,11 @@ def describe_model(
         claims=tuple(claims),
         lengths=scored,
     )
+
+
+def example_generator(seed: int) -> torch.Generator:
+    """Of the examples of a comparison, far from the small seeds of trainings, whose examples it must not see."""
+    return torch.Generator().manual_seed(_EXAMPLES_FROM + seed)
 
 
 def draws_of(draws: int, claims: int) -> int:
@@ -126,52 +132,13 @@ def accuracy_at(model: Decoder, task: SyntheticTask[Any], length: int, *, n: int
     """Accuracy on texts of another length, or why there is none."""
     try:
         other = task.of_length(length)
-        batch = other.held_out.batch(n, torch.Generator().manual_seed(seed))
+        batch = other.held_out.batch(n, example_generator(seed))
     except HeadscopeError as error:
         return _unread(f"the task has no texts of {length} tokens: {error}")
     try:
-        return LengthScore(_interval(judge_of(other)(_logits(model, batch), batch)))
+        return LengthScore(_interval(other.scored(_logits(model, batch), batch)))
     except HeadscopeError as error:
         return _unread(f"the model reads no texts of {length} tokens: {error}")
-
-
-def judge_of(task: SyntheticTask[Any]) -> Judge:
-    """Accuracy of each example, as the task judges answers: the mean is the task's own accuracy.
-
-    Where a task asks for a number it is the part of the mean square that is explained, ``1 - error^2 / mean square``,
-    from minus infinity to 1; else the share of right answers, 0 to 1, NaN for an example that asks nothing.
-    """
-
-    def judge(logits: Tensor, batch: SyntheticBatch) -> Float[Tensor, " B"]:
-        if batch.values is not None:
-            return _explained(logits, batch.values)
-        if type(task).accuracy is SyntheticTask.accuracy:
-            return correct_share(logits, batch)
-        shares = [task.accuracy(logits[at : at + 1], _example(batch, at)) for at in range(len(logits))]
-        return torch.tensor(shares, dtype=torch.float64)
-
-    return judge
-
-
-def correct_share(logits: Float[Tensor, "B T d_output"], batch: SyntheticBatch) -> Float[Tensor, " B"]:
-    """Share of the asked positions of each example whose largest logit is the target; NaN where none is asked."""
-    asked = batch.is_asked
-    right = (logits.argmax(-1) == batch.targets) & asked
-    return right.sum(1).double() / asked.sum(1)
-
-
-def _explained(logits: Float[Tensor, "B T d_out"], values: Float[Tensor, "B T d_out"]) -> Float[Tensor, " B"]:
-    """Part of the mean square of all asked values that each example's answers explain."""
-    wanted, asked = values.double(), ~values.isnan()
-    errors = torch.where(asked, (logits.double() - wanted).square(), 0).sum((1, 2)) / asked.sum((1, 2))
-    return 1 - errors / wanted[asked].square().mean()
-
-
-def _example(batch: SyntheticBatch, at: int) -> SyntheticBatch:
-    """One example of a batch."""
-    parts = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    cut = {name: part[at : at + 1] for name, part in parts.items() if isinstance(part, Tensor)}
-    return replace(batch, marks={name: mark[at : at + 1] for name, mark in batch.marks.items()}, **cut)
 
 
 def _unread(reason: str) -> LengthScore:
@@ -219,6 +186,7 @@ def _profiles(layer: LayerMix, matches: Matches | None) -> list[HeadProfile]:
             negative=float(negative[head]),
             support=float(support[head]),
             carries_uniform=uniform,
+            usage=None if layer.head_weight is None else float(layer.head_weight[..., head].mean()),
         )
         for head in range(len(norm))
     ]
@@ -233,5 +201,6 @@ def _logits(model: Decoder, batch: SyntheticBatch) -> Float[Tensor, "B T d_outpu
         return model(batch.given)
 
 
-def _interval(shares: Float[Tensor, " B"]) -> Interval:
-    return bootstrap_scalar(shares.cpu().numpy(), generator=np.random.default_rng(0))
+def _interval(scored: Scored) -> Interval:
+    points, possible = (part.cpu().numpy() for part in scored)
+    return bootstrap_ratio(points, possible, generator=np.random.default_rng(0))

@@ -14,7 +14,7 @@ CLAIMED = 0.25
 """Cells with this mean weight in the moved view make a claim; uniform rows of 32 columns have 0.03 in a cell."""
 
 
-def carry_bar(uniform: float) -> float:
+def bar_above(uniform: float) -> float:
     """Least weight of a claim on cells where uniform rows have much: above them as `CLAIMED` is above nothing."""
     return CLAIMED + (1 - CLAIMED) * uniform
 
@@ -52,6 +52,15 @@ class HeadProfile:
     support: float
     usage: float | None = None
     carries_uniform: tuple[float, ...] = ()
+
+    @property
+    def bars(self) -> dict[str, float]:
+        """Least weight of a claim, for cells where it is not `CLAIMED`: carries and the first token.
+
+        Rows behind a match are early ones, and later rows of a short text are few: uniform rows have much there.
+        """
+        carries = {f"carry {d}": bar_above(even) for d, even in enumerate(self.carries_uniform, start=1)}
+        return {**carries, "first token": bar_above(self.first_uniform)}
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ class ModelReport:
         name: what it is called.
         variant: of the registry.
         seed: of its training.
-        kind: how its M comes about (of the first layer's mixer).
+        kind: how its M comes about; of layers that differ, each once.
         accuracy: as the task judges answers, with an interval over examples.
         n: examples.
         state_size: numbers kept to read one more token after a text of the task.

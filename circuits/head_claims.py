@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from circuits.cell_cuts import Cells, Judge, carry_cells, check_cells, column_cells, match_cells, offset_cells
-from circuits.comparison_results import CLAIMED, Claim, HeadProfile, carry_bar
+from circuits.comparison_results import CLAIMED, Claim, HeadProfile
 from headscope.heads import Head
 from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix
@@ -18,14 +18,13 @@ def claimed_cells(profile: HeadProfile, least: float = CLAIMED) -> tuple[str, ..
     """Names of all kinds of cells on which a head has at least this weight in the moved view, but for the row itself.
 
     Offsets of 1 and more, rows behind the match to it, every place beside the match, and the first token:
-    ``offset 1``, ``carry 1``, ``match +1``, ``first token``. Rows behind the match are early ones, where
-    uniform rows have much in a cell: for carries the bar is as far above these (`comparison_results.carry_bar`).
+    ``offset 1``, ``carry 1``, ``match +1``, ``first token``. Where uniform rows have much in a cell, the bar is as far
+    above these (`HeadProfile.bars`).
     """
     names = [f"offset {d}" for d in OFFSETS[1:]]
     names += [f"carry {d}" for d in CARRY_OFFSETS] if profile.carries else []
     names += [f"match {d:+d}" for d in MATCH_OFFSETS] if profile.matches else []
-    bars = {f"carry {d}": carry_bar(even) for d, even in zip(CARRY_OFFSETS, profile.carries_uniform, strict=False)}
-    every = (*names, "first token")
+    every, bars = (*names, "first token"), profile.bars
     return tuple(name for name in every if weight_of(profile, name, "moved") >= max(least, bars.get(name, least)))
 
 

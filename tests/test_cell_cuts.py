@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from circuits.cell_controls import Lacking, equal_weight_cells, held, random_cells
+from circuits.cell_controls import Lacking, equal_weight_cells, held, random_cells, seen_cells
 from circuits.cell_cuts import Cells, carry_cells, check_cells, column_cells, cut_logits, match_cells, offset_cells
-from circuits.comparison import correct_share
 from circuits.comparison_results import CutCheck
 from headscope.errors import UnsupportedError
 from headscope.heads import Head
@@ -21,20 +20,20 @@ from headscope.tasks.synthetic import SyntheticBatch
 from headscope.tasks.synthetic_catalog import make_task
 from tests.planted_decoder import induction_decoder
 
-D_VOCAB, LENGTH = 12, 24
+LENGTH = 24
+TASK = make_task("mqar", d_vocab=26, length=LENGTH, pairs=3)
 
 
 def recall(n: int = 24, seed: int = 0) -> SyntheticBatch:
     """Associative recall that the planted decoder can do: a filler is never followed by a key's own value."""
-    task = make_task("mqar", d_vocab=26, length=LENGTH, pairs=3)
-    return task.batch(n, torch.Generator().manual_seed(seed))
+    return TASK.batch(n, torch.Generator().manual_seed(seed))
 
 
 def check(model: Decoder, batch: SyntheticBatch, head: Head, cells: Cells, draws: int = 20) -> CutCheck:
     """The cut of the cells beside its controls."""
     layer = read_mixing(model, batch.given)[head.layer]
     generator = torch.Generator().manual_seed(1)
-    return check_cells(model, batch, layer, head, cells, judge=correct_share, generator=generator, draws=draws)
+    return check_cells(model, batch, layer, head, cells, judge=TASK.scored, generator=generator, draws=draws)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +43,7 @@ def planted() -> Decoder:
 
 def test_the_planted_decoder_solves_recall(planted: Decoder) -> None:
     batch = recall()
-    assert float(correct_share(planted(batch.given), batch).mean()) == 1.0
+    assert TASK.accuracy(planted(batch.given), batch) == 1.0
 
 
 _NEEDED = [
@@ -131,7 +130,7 @@ def test_a_token_that_is_read_again_is_cut_in_both_columns() -> None:
 def test_other_cells_are_drawn_evenly_from_the_rest_of_the_row() -> None:
     rows, columns = torch.tensor([[4, 2, 0]]).expand(6000, 3), torch.tensor([[1, 2, 0]]).expand(6000, 3)
     mask = Cells(rows, columns, torch.ones_like(rows, dtype=torch.bool)).mask(6)
-    drawn = random_cells(mask, torch.Generator().manual_seed(0))
+    drawn = random_cells(mask, torch.Generator().manual_seed(0), seen_cells(mask, causal=True))
     assert not bool((drawn & mask).any())
     for row, allowed in ((4, [0, 2, 3, 4]), (2, [0, 1])):
         assert drawn[:, row].sum(-1).eq(1).all(), "one for one"
@@ -146,7 +145,7 @@ def test_other_cells_are_drawn_evenly_from_the_rest_of_the_row() -> None:
 def test_a_row_with_two_claimed_cells_loses_two_others() -> None:
     mask = torch.zeros(1, 5, 5, dtype=torch.bool)
     mask[0, 4, [0, 1]] = mask[0, 1, [0, 1]] = True
-    drawn = random_cells(mask, torch.Generator().manual_seed(0))
+    drawn = random_cells(mask, torch.Generator().manual_seed(0), seen_cells(mask, causal=True))
     assert drawn[0].sum(-1).tolist() == [0, 0, 0, 0, 2]
     assert not bool((drawn & mask).any())
 
@@ -158,7 +157,7 @@ def test_cells_of_equal_weight_hold_what_the_claimed_ones_do() -> None:
     moved = moved / moved.sum(-1, keepdim=True)
     mask = torch.zeros_like(moved, dtype=torch.bool)
     mask[:, range(20, 30), range(19, 29)] = True
-    found = equal_weight_cells(mask, moved, generator, draws=3)
+    found = equal_weight_cells(mask, moved, generator, seen_cells(mask, causal=True), draws=3)
     assert not isinstance(found, Lacking)
     draws = list(found)
     for cells in draws:
@@ -180,11 +179,39 @@ def test_where_the_claimed_cells_hold_most_there_are_no_equal_ones(own: float, t
     moved[0, 10, 5] = own
     mask = torch.zeros(1, 11, 11, dtype=torch.bool)
     mask[0, 10, 5] = True
-    found = equal_weight_cells(mask, moved, torch.Generator().manual_seed(0), draws=1)
+    generator = torch.Generator().manual_seed(0)
+    found = equal_weight_cells(mask, moved, generator, seen_cells(mask, causal=True), draws=1)
     assert isinstance(found, Lacking) != there
     if isinstance(found, Lacking):
         assert found.weight == pytest.approx(1 - own)
         assert f"{1 - own:.2f} of what they move, the claimed {own:.2f}" in found.note
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["later tokens hidden", "both ways"])
+def test_controls_are_drawn_from_what_a_row_sees(causal: bool) -> None:
+    mask = torch.zeros(400, 6, 6, dtype=torch.bool)
+    mask[:, 2, 1] = True
+    seen = seen_cells(mask, causal=causal)
+    places = [0, 2] if causal else [0, 2, 3, 4, 5]
+    generator = torch.Generator().manual_seed(0)
+    drawn = random_cells(mask, generator, seen)[:, 2]
+    assert drawn.any(0).nonzero().flatten().tolist() == places
+    moved = torch.full(mask.shape, 0.1)
+    found = equal_weight_cells(mask, moved, generator, seen, draws=1)
+    assert not isinstance(found, Lacking)
+    assert next(found)[:, 2].any(0).nonzero().flatten().tolist() == places
+
+
+def test_weights_that_are_equal_only_in_the_mean_are_not_equal() -> None:
+    """Half of the rows have others that hold twice as much, half have none."""
+    mask = torch.zeros(2, 4, 4, dtype=torch.bool)
+    mask[:, 3, 1] = True
+    moved = torch.zeros(2, 4, 4)
+    moved[:, 3, 1] = 0.4
+    moved[0, 3, 0] = 0.79
+    found = equal_weight_cells(mask, moved, torch.Generator().manual_seed(0), seen_cells(mask, causal=True), draws=1)
+    assert isinstance(found, Lacking)
+    assert found.weight == pytest.approx(0.395), "which is within a fifth of 0.4"
 
 
 def test_cells_are_those_that_their_names_say() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from circuits.comparison import Compared, accuracy_at, describe_model, draws_of, judge_of
+from circuits.comparison import Compared, accuracy_at, describe_model, draws_of, example_generator
 from circuits.comparison_results import ModelReport
 from circuits.head_claims import claimed_cells
 from headscope.models.decoder.config import DecoderConfig
@@ -60,6 +60,18 @@ def test_the_cause_of_a_planted_head_goes_with_it() -> None:
     assert report.accuracy.mean < 0.5
 
 
+def test_even_rows_of_a_short_text_claim_no_first_token() -> None:
+    """They put (1/2 + ... + 1/6) / 5 = 0.29 there, which is more than makes a claim elsewhere."""
+    model = induction_decoder(d_vocab=30, n_ctx=LENGTH)
+    with torch.no_grad():
+        model.blocks[0].attn.W_Q.zero_()
+    task = make_task("mqar", d_vocab=30, length=6, pairs=1)
+    head = describe_model(Compared("even", "softmax", 0, model), task, n=8, draws=1).heads[0]
+    assert head.first["share"] == pytest.approx(head.first_uniform) == pytest.approx(0.29)
+    assert "first token" not in claimed_cells(head)
+    assert head.bars["first token"] == pytest.approx(0.25 + 0.75 * 0.29)
+
+
 def test_a_length_without_an_accuracy_says_why(planted: ModelReport) -> None:
     scores = planted.lengths
     assert (scores[20].accuracy.mean, scores[20].reason) == (1.0, "")
@@ -96,15 +108,38 @@ def test_answers_are_judged_as_the_task_does(name: str, settings: dict[str, Any]
     generator = torch.Generator().manual_seed(1)
     logits = torch.randn(6, task.length, task.d_output, generator=generator)
     logits[:3] = best_answers(logits[:3], batch)
-    found = judge_of(task)(logits, batch).numpy()
-    assert len(found) == 6
-    if batch.values is not None:
-        assert found.mean() == pytest.approx(task.accuracy(logits, batch)), "one mean square for all examples"
-    else:
+    points, possible = task.scored(logits, batch)
+    assert len(points) == len(possible) == 6
+    assert task.accuracy(logits, batch) == pytest.approx(float(points.sum() / possible.sum()))
+    assert (points / possible)[:3].tolist() == pytest.approx([1.0] * 3, abs=1e-6)
+    assert float((points / possible)[3:].mean()) < 0.9
+    if batch.values is None:
         alone = [task.accuracy(logits[at : at + 1], one_example(batch, at)) for at in range(6)]
-        np.testing.assert_allclose(found, alone)
-    assert found[:3] == pytest.approx(1.0, abs=1e-6)
-    assert found[3:].mean() < 0.9
+        np.testing.assert_allclose((points / possible).numpy(), alone)
+
+
+def test_an_accuracy_counts_answers_and_not_examples() -> None:
+    """Bigram-Backcopy asks some texts more often than others: a mean over texts is another number."""
+    task = make_task("bigram-backcopy")
+    model = Decoder(DecoderConfig.parse({"d_vocab": task.d_vocab, "n_ctx": task.length, "d_model": 8, "n_heads": 1}))
+    report = describe_model(Compared("m", "softmax", 0, model), task, n=40, draws=1, seed=5)
+    batch = task.held_out.batch(40, example_generator(5))
+    with torch.no_grad():
+        logits = model(batch.given)
+    points, possible = task.scored(logits, batch)
+    assert report.accuracy.mean == pytest.approx(task.accuracy(logits, batch))
+    shares = (points / possible)[possible > 0]
+    assert report.accuracy.mean != pytest.approx(float(shares.mean()), abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 7])
+def test_the_examples_of_a_comparison_are_none_of_a_training(seed: int) -> None:
+    task = make_task("mqar", d_vocab=64, length=32, pairs=4)
+    own = task.batch(64, example_generator(seed)).given
+    for trained in range(10):
+        for kind in range(3):  # batches, held-out examples and those of the test
+            other = task.batch(64, torch.Generator().manual_seed(3 * trained + kind)).given
+            assert not torch.equal(own, other)
 
 
 def best_answers(logits: torch.Tensor, batch: SyntheticBatch) -> torch.Tensor:

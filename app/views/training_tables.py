@@ -193,7 +193,7 @@ def training_finding(found: TrainRun) -> str:
         for text in (
             f"solved with every seed: {_names(always)}" if always else "",
             f"with some seeds: {_names(some)}" if some else "",
-            f"with none in at most {found.config.get('steps', '?')} steps: {_names(never)}" if never else "",
+            f"with no seed within {found.config.get('steps', '?')} steps: {_names(never)}" if never else "",
         )
         if text
     ]

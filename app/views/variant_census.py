@@ -28,8 +28,8 @@ ROLES: Mapping[str, str] = {
     FIRST_TOKEN: "first token",
 }
 CENSUS_RULE = (
-    f"A training has a head of a role where one puts {CLAIMED} or more of what it moves on its cells (for "
-    "carries so much more than uniform rows, whose weight there is large); of several the "
+    f"A training has a head of a role where one puts {CLAIMED} or more of what it moves on its cells (on "
+    "carries and the first token so much more than uniform rows, which have more there); of several the "
     "one with most weight stands for the training, whatever its cut costs. Weights are medians over the "
     "trainings that have one. The drop is a mean over them with a 95 % bootstrap interval over trainings, which is too "
     "narrow with fewer than ten and missing with one."
@@ -69,6 +69,7 @@ class RoleCount:
         drop: what the cut costs, mean over those, with an interval over them; NaN where there is none.
         median_drop: the median of the same.
         counts: trainings in which it costs more than cutting random cells.
+        any_counts: trainings in which this holds of any head of the role, be it not the one with most weight.
         equals: trainings that have cells of equal weight to compare with.
         exceeds: of these, trainings in which it costs more than cutting those.
     """
@@ -88,6 +89,7 @@ class RoleCount:
     counts: int
     equals: int
     exceeds: int
+    any_counts: int = 0
 
 
 def variant_accuracies(found: CompareRun) -> tuple[VariantAccuracy, ...]:
@@ -135,6 +137,9 @@ def role_table(found: CompareRun) -> Table:
         Column("high", "Drop, high", 3, "upper end"),
         Column("median_drop", "Drop, median", 3),
         Column("counts", "More than random", meaning="trainings in which the cut costs more than random cells"),
+        Column(
+            "any_counts", "Any head more than random", meaning="trainings in which it holds of any head of the role"
+        ),
         Column("equals", "Have equal weight", meaning="trainings that have other cells of equal weight"),
         Column("exceeds", "More than equal weight", meaning="trainings in which the cut costs more than those"),
     )
@@ -142,7 +147,7 @@ def role_table(found: CompareRun) -> Table:
         (
             one.variant, one.role, one.cells, one.seeds, one.found, one.found / one.seeds, one.heads,
             ", ".join(map(str, one.layers)), one.moved, one.share, one.cut, *one.drop, one.median_drop, one.counts,
-            one.equals, one.exceeds,
+            one.any_counts, one.equals, one.exceeds,
         )
         for one in role_counts(found)
     )  # fmt: skip
@@ -162,12 +167,20 @@ def shown_roles(found: CompareRun) -> Table:
         (
             one.variant, one.role, one.cells, f"{one.found} of {one.seeds}", ", ".join(map(str, one.layers)) or "",
             f"{fixed(one.moved)}, {fixed(one.share)}" if one.found else "", seeds_text(one.drop, one.cut),
-            fixed(one.median_drop) if one.cut else "", f"{one.counts} of {one.cut}" if one.cut else "",
+            fixed(one.median_drop) if one.cut else "", _counts_text(one),
             f"{one.exceeds} of {one.equals}" if one.equals else ("none to compare" if one.cut else ""),
         )
         for one in role_counts(found)
     )  # fmt: skip
     return Table("Census by variant", columns, rows)
+
+
+def _counts_text(one: RoleCount) -> str:
+    """``1 of 3``; ``1 of 3, any head: 2`` where another head of the role needs its cells and this one does not."""
+    if not one.cut:
+        return ""
+    told = f"{one.counts} of {one.cut}"
+    return told if one.any_counts <= one.counts else f"{told}, any head: {one.any_counts}"
 
 
 def seeds_text(value: Interval, n: int) -> str:
@@ -187,7 +200,12 @@ def _cells(found: CompareRun, variant: str) -> list[str]:
     """Cells with a row for this variant: those of the named roles that the task has, and those its heads read."""
     rows = [row for row in compared_rows(found) if row.model in {one.name for one in found.variants[variant]}]
     known = {_name(cells) for row in rows for cells in row.cells["moved"]}
-    read = {_name(c) for row in rows for c, weight in row.cells["moved"].items() if weight >= row.bars.get(c, CLAIMED)}
+    read = {
+        _name(c)
+        for row in rows
+        for c, weight in row.cells["moved"].items()
+        if weight >= row.bars.get(_name(c), CLAIMED)
+    }
     return sorted(((set(ROLES) & known) | read) - {"offset 0"}, key=cells_order)
 
 
@@ -213,6 +231,7 @@ def _count(variant: str, cells: str, models: Sequence[ModelReport], rows: Sequen
         counts=sum(one.counts for one in cut),
         equals=len(beside),
         exceeds=sum(beside),
+        any_counts=sum(any(c.counts for row in own[one.name] for c in _cut(one, row.head, cells)) for one in models),
     )
 
 

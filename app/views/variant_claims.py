@@ -38,8 +38,12 @@ def cautions(found: CompareRun) -> str:
     least = max(one.least_p for one in claims)
     parts = [
         f"{len(claims)} {'claim was' if len(claims) == 1 else 'claims were'} tested; p is corrected for the claims of "
-        f"one model (Holm) and with this many draws never below {p_text(max(one.least_p for one in claims))}"
-        + (": give more --draws, no cut of such a model can count." if least > P_MOST else ".")
+        f"one model (Holm) and with this many draws never below {p_text(min(one.least_p for one in claims))}"
+        + (
+            f" (in some {p_text(least)}: no cut of such a model can count, give more --draws)."
+            if least > P_MOST
+            else "."
+        )
     ]
     if any(_doubled(model) for model in found.models):
         parts.append(

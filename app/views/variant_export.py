@@ -29,6 +29,11 @@ def _trained_profiles(found: TrainRun) -> Table:
         for shot in found.snapshots(one.name)
         for row in trained_rows(one.name, one.label, shot, len(tokens_of(found.run, one.name)) or None)
     ]
+    if not rows:
+        raise ConfigError(
+            f"the run {found.run.manifest.id} looked at no heads while it trained: train with --pictures 8, or compare "
+            "the trained models (headscope compare ... --run latest)."
+        )
     return profile_table(rows)
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 from app.views.table import Cell, Column, Table
 from app.views.training import Snapshot
 from app.views.variant_comparison import CompareRun
-from circuits.comparison_results import HeadProfile, carry_bar
+from circuits.comparison_results import HeadProfile
 from headscope.heads import Head
 
 View = Literal["share", "moved"]
@@ -163,8 +163,8 @@ def _compared(model: str, label: str, head: HeadProfile) -> ProfileRow:
             **{match_name(d): value for d, value in matches},
             FIRST: head.first[view],
         }
-    bars = {f"carry {d}": carry_bar(even) for d, even in zip(CARRY_OFFSETS, head.carries_uniform, strict=False)}
-    return ProfileRow(model, label, head.head, cells, {name: getattr(head, name) for name in _NUMBERS}, bars=bars)
+    numbers = {name: getattr(head, name) for name in _NUMBERS}
+    return ProfileRow(model, label, head.head, cells, numbers, bars=head.bars)
 
 
 def _trained(

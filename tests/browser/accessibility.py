@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, expect
 
 WIDE, NARROW, HEIGHT = 1440, 1024, 900
-_TRIES, _PAUSE_MS = 4, 700
+_TRIES, _PAUSE_MS = 12, 700
 
 
 def assert_everybody_can_use(page: Page) -> None:
@@ -29,6 +29,7 @@ def assert_everybody_can_use(page: Page) -> None:
             if not serious:
                 break
             page.wait_for_timeout(_PAUSE_MS)
+            _draw_grids(page)
             serious = _serious(page)
         assert not serious, "\n".join([f"{scheme}, {width} pixels:", *map(str, serious)])
         overflow = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -7,6 +7,7 @@ import re
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -129,9 +130,13 @@ def test_a_position_does_not_outlive_the_text_that_it_was_of(page: Page, served_
     expect(page.locator("#lab-next-caption")).to_contain_text("after position 7", timeout=LOAD_MS)
     assert "position=7" in page.url
     expect_source(page, "effect", "LIVE, NOT SAVED")
-    page.wait_for_load_state("networkidle")  # a page that still loads may put back the text of its address
-    page.locator("#lab-text").fill("the old")
-    expect(page.locator("#lab-next-caption")).to_contain_text("after position 2", timeout=LOAD_MS)
+    page.wait_for_load_state("networkidle")
+    for _ in range(4):  # a page that still loads may put back the text of its address
+        page.locator("#lab-text").fill("the old")
+        with suppress(AssertionError):
+            expect(page.locator("#lab-next-caption")).to_contain_text("after position 2", timeout=LOAD_MS / 4)
+            break
+    expect(page.locator("#lab-next-caption")).to_contain_text("after position 2")
     expect(page.locator("#lab-strip-body .hs-notice")).to_have_count(0)
     assert "position" not in page.url
 
