@@ -29,8 +29,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from app.train_run import results_of
-from circuits.cell_cuts import Cells, carry_cells, check_cells, match_cells
-from circuits.comparison import correct_share
+from circuits.cell_cuts import Cells, Judge, carry_cells, check_cells, match_cells
 from circuits.comparison_results import CutCheck
 from headscope.heads import Head
 from headscope.models.decoder.config import DecoderConfig
@@ -97,7 +96,7 @@ def main() -> None:
     found: dict[str, list[Dissected]] = {}
     for one in results:
         if one.cell.rate == rates[one.cell.variant]:
-            cuts = cuts_of(_model(run, one), batch) if one.accuracy >= _RECALLS else {}
+            cuts = cuts_of(_model(run, one), batch, task.scored) if one.accuracy >= _RECALLS else {}
             found.setdefault(one.cell.variant, []).append(Dissected(one, cuts))
     _print(found)
 
@@ -109,7 +108,7 @@ def _model(run: Run, one: CellResult) -> Decoder:
     return model.eval()
 
 
-def cuts_of(model: Decoder, batch: SyntheticBatch) -> dict[str, CutCheck]:
+def cuts_of(model: Decoder, batch: SyntheticBatch, judge: Judge) -> dict[str, CutCheck]:
     """Every kind of cells cut alone."""
     layers = read_mixing(model, batch.given)
     return {
@@ -119,7 +118,7 @@ def cuts_of(model: Decoder, batch: SyntheticBatch) -> dict[str, CutCheck]:
             layers[layer],
             Head(layer, 0),
             cells(batch.marks["query"], batch.marks["key"]),
-            judge=correct_share,
+            judge=judge,
             generator=torch.Generator().manual_seed(_SEED),
             draws=_DRAWS,
         )

@@ -55,10 +55,10 @@ def _zoo_recall(names: str) -> str:
     )
 
 
-def _hard(names: str, *, position: str, rates: str = "0.0022") -> str:
+def _hard(names: str, *, position: str) -> str:
     return (
-        f"mqar --variants {names} --widths 128 --rates {rates} --option task.d_vocab=8192 "
-        f"--option task.length=512 --option task.pairs=64 --option decoder.position={position} --steps 3000 "
+        f"mqar --variants {names} --widths 128 --rates 0.0022 --option task.d_vocab=8192 "
+        f"--option task.length=512 --option task.pairs=64 --option decoder.position={position} --steps 8000 "
         "--set evaluate_every=250 --set weights=false"
     )
 
@@ -87,7 +87,7 @@ STUDIES = {
     "zoo-backcopy": Study(
         "which variants grow sinks (Bigram-Backcopy, one layer); the shipped checkpoints",
         (
-            f"bigram-backcopy --variants {_QUICK} --layers 1 --rates 0.003 {_LEARNED} --steps 1500 --pictures 6 "
+            f"bigram-backcopy --variants {_QUICK} --layers 1 --rates 0.003,0.01 {_LEARNED} --steps 1500 --pictures 6 "
             "--set stop_at=2 --set evaluate_every=250",
         ),
     ),
@@ -118,9 +118,8 @@ STUDIES = {
     "hardest": Study(
         "zoology's hardest cell: 512 tokens, 64 pairs, vocabulary 8192",
         (
-            _hard("softmax", position="learned", rates="0.001,0.0022"),
-            _hard("based,linear,sigmoid,fox", position="learned"),
-            _hard("mamba2,gated-delta,gla,retention,hyena,base-conv", position="none"),
+            _hard("softmax,based,linear,sigmoid,fox", position="learned"),
+            _hard("delta,gated-delta,mamba2,retention,hyena,base-conv", position="none"),
         ),
     ),
     "twice": Study(

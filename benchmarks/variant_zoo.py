@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from app.train_run import SUMMARY
-from circuits.comparison import judge_of
 from headscope.models.decoder.config import DecoderConfig
 from headscope.models.decoder.decoder import Decoder
 from headscope.models.decoder.saving import load_decoder, save_decoder
@@ -73,7 +72,7 @@ def _accuracy(model: Decoder, sweep: SweepConfig) -> float:
     task = make_task(sweep.task, **sweep.task_settings).held_out
     batch = task.batch(_EXAMPLES, torch.Generator().manual_seed(_SEED))
     with torch.no_grad():
-        return float(judge_of(task)(model(batch.given), batch).nanmean())
+        return task.accuracy(model(batch.given), batch)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from app.figures.variant_heads import strips_figure
 from app.views.mixing import Board, Pictured, Tile
 from app.views.variant_profiles import VIEWS, ProfileRow
 from circuits.cell_cuts import Cells, cut_logits
-from circuits.comparison import Compared, correct_share, describe_model
+from circuits.comparison import Compared, describe_model
 from circuits.head_claims import cells_of, weight_of
 from headscope.heads import Head
 from headscope.mixers.registry import variants
@@ -70,7 +70,8 @@ for variant, of_seeds in sorted(scores.items(), key=lambda item: min(item[1]), r
 # %%
 names = ("softmax.0", "sigmoid.0", "linear.0", "relu-squared.2", "gated-delta.2", "aaren.0")
 loaded = {name: load_checkpoint(f"mqar.{name}") for name in names}
-batch = loaded["softmax.0"].task.held_out.batch(128, torch.Generator().manual_seed(0))
+task = loaded["softmax.0"].task.held_out
+batch = task.batch(128, torch.Generator().manual_seed(77))
 tiles = [
     Tile(Pictured(name, name, one.entry.variant, ()), f"L{layer.layer}H0", None, layer.moved[0, 0].numpy())
     for name, one in loaded.items()
@@ -104,8 +105,9 @@ strips_figure(rows)
 # %% [markdown]
 # ## Does it matter?
 #
-# Where a kind of cells holds a quarter of what a head moves, that is a claim, and it is tested: these cells are set to
-# 0, beside as many random cells of the same rows, and beside other cells that hold as much (where there are such).
+# Where a kind of cells holds a quarter of what a head moves (`carry`: as much above even rows, which have a quarter
+# there by themselves), that is a claim, and it is tested: these cells are set to 0, beside as many random cells of the
+# same rows, and beside other cells that hold as much (where there are such).
 
 # %%
 for name, report in reports.items():
@@ -115,10 +117,9 @@ for name, report in reports.items():
         print(f"    {one.head} {one.cells:9s} weight {one.weight:.2f}   cut: {one.check.cut:.2f}   ({beside})")
 
 # %% [markdown]
-# Weight is not use: some heads put a third on cells whose cut costs nothing. What does count in softmax, the sigmoid
-# and the linear recurrence: `carry 1` in layer 0, which tells each value which key stood before it, and `match +1` in
-# layer 1, which finds it by that. The known induction circuit. Aaren reads the four values and cannot choose: its rows
-# do not depend on what is asked.
+# What counts in softmax, the sigmoid and the linear recurrence: `carry 1` in layer 0, which tells each value which key
+# stood before it, and `match +1` in layer 1, which finds it by that. The known induction circuit. Aaren reads the four
+# values and cannot choose: its rows do not depend on what is asked.
 #
 # ## Two circuits for one task, or three
 #
@@ -144,7 +145,7 @@ print("accuracy after a cut of ", "   ".join(f"{head} {name:10s}" for name, (hea
 for name, model in solved.items():
     with torch.no_grad():
         logits = [cut_logits(model, batch, head, cells.mask(batch.given.shape[1])) for head, cells in cuts.values()]
-    left = (float(correct_share(one, batch).mean()) for one in logits)
+    left = (task.accuracy(one, batch) for one in logits)
     print(f"{name:24s}", "   ".join(f"{share:<15.2f}" for share in left))
 
 # %% [markdown]

@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy
 import headscope as hs
 from app.figures.mixing import mixing_figure
 from app.views.mixing import Board, Pictured, Tile
-from circuits.cell_controls import random_cells
+from circuits.cell_controls import random_cells, seen_cells
 from circuits.cell_cuts import column_cells, cut_logits
 from headscope.heads import Head
 from headscope.models.checkpoints import load_checkpoint
@@ -127,7 +127,7 @@ def constant(matrix: torch.Tensor, **_: object) -> torch.Tensor:
 
 # %%
 column = column_cells(batch.targets, 0).mask(batch.targets.shape[1])
-elsewhere = random_cells(column, torch.Generator().manual_seed(0))
+elsewhere = random_cells(column, torch.Generator().manual_seed(0), seen_cells(column, causal=True))
 for name, one in loaded.items():
     with torch.no_grad():
         plain = losses(one.model(batch.given))
