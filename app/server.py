@@ -63,7 +63,6 @@ def create_app(settings: ServerSettings, *, site: Site | None = None) -> Dash:
         update_title="",
         suppress_callback_exceptions=True,
         serve_locally=True,
-        enable_mcp=False,
         add_log_handler=False,
     )
     pages = {page.name: page for page in PAGES}

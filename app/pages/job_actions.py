@@ -62,8 +62,9 @@ def _register_form(app: Dash, page: Page) -> None:
         Output(page.id("run"), "data"),
         Input(page.id("command"), "value"),
         Input(_EVERY_FIELD, "value"),
+        State(_EVERY_FIELD, "error"),
     )
-    def _(command: str, _values: list[Any]) -> Any:
+    def _(command: str, _values: list[Any], shown: list[Any]) -> Any:
         site, given = current_site(), ctx.inputs_list[1]
         values = values_given(given, command)
         filled = read_form(command, values, site.root)
@@ -73,11 +74,16 @@ def _register_form(app: Dash, page: Page) -> None:
         return (
             filled.line,
             _elsewhere(filled),
-            wrong,
+            _changed(wrong, shown),
             not filled.words,
             "" if is_usual else model,
             values.get("run", no_update),
         )
+
+
+def _changed(wrong: list[Any], shown: list[Any]) -> list[Any]:
+    """What to write at each field: only what is new, since drawing all fields of all forms again takes a second."""
+    return [no_update if (now or None) == (before or None) else now for now, before in zip(wrong, shown, strict=True)]
 
 
 def _elsewhere(filled: Filled) -> str:
