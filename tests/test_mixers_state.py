@@ -154,6 +154,51 @@ def test_heads_that_share_keep_keys_and_values_once(kind: str, key_heads: int, v
     assert mixer.state_size(LENGTH) == single + sum(once.values())
 
 
+SUMMED = [
+    "linear",
+    "cosformer",
+    "based",
+    "rebased",
+    "taylor-shift",
+    "performer",
+    "hedgehog",
+    "gla",
+    "mamba2",
+    "retention",
+    "delta",
+    "gated-delta",
+    "rwkv7",
+    "latte",
+    "infini",
+    "flowformer",
+    "lmu",
+    "s4",
+    "longvq",
+]
+
+
+@pytest.mark.parametrize("kind", SUMMED)
+@pytest.mark.parametrize(("key_heads", "value_heads"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_heads_that_share_keep_once_what_their_sums_have_in_common(kind: str, key_heads: int, value_heads: int) -> None:
+    choice = DecoderConfig.parse(dict(variant(kind).config)).mixer[0]
+    torch.manual_seed(0)
+    shape = MixerShape(4, 4, 4, 8, LENGTH + 1, key_heads=key_heads, value_heads=value_heads)
+    mixer = build_mixer(choice.kind, shape, choice.settings).double()
+    key, value = (
+        torch.randn(1, heads, LENGTH, 4).double().repeat_interleave(4 // heads, 1) for heads in (key_heads, value_heads)
+    )
+    with torch.no_grad():
+        for weight in mixer.parameters():
+            weight.normal_()
+        gates = mixer.gates(torch.randn(1, LENGTH, 8).double())
+        state = read(mixer, MixerInput(torch.randn(1, 4, LENGTH, 4).double(), key, value, gates))
+    parts = [
+        [piece.numpy().tobytes() for piece in part.unbind(1)] if part.ndim > 1 else [b""] for part in state.values()
+    ]
+    sizes = [part[:, 0].numel() if part.ndim > 1 else part.numel() for part in state.values()]
+    assert mixer.state_size(LENGTH) == sum(len(set(part)) * size for part, size in zip(parts, sizes, strict=True))
+
+
 def test_a_layer_keeps_what_the_one_it_shares_with_does_not() -> None:
     config = {"n_layers": 2, "sharing": {"layers": 2}, "n_ctx": 32, "d_model": MODEL, "n_heads": HEADS}
     window = {"kind": "masked", "settings": {"patterns": [[{"kind": "window", "size": 8}]]}}

@@ -48,7 +48,7 @@ class Flow(Mixer):
         batch, heads, _, width = token.key.shape
         names = ("keys", "queries", "weighted_keys", "weighted_queries")
         state = {name: token.key.new_zeros(batch, heads, 1, width) for name in names}
-        state |= {name: token.key.new_zeros(batch, heads, 1, 1) for name in ("sources", "count")}
+        state |= {"sources": token.key.new_zeros(batch, heads, 1, 1), "count": token.key.new_zeros(batch, 1, 1, 1)}
         return state | {"memory": token.key.new_zeros(batch, heads, width, token.value.shape[-1])}
 
     def step(self, state: State, token: MixerInput) -> tuple[Float[Tensor, "B H 1 D"], State]:
@@ -71,8 +71,9 @@ class Flow(Mixer):
         }
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
-        """For each head a matrix, four sums of features, a sum of sources and a count."""
-        return self.shape.n_heads * (self.shape.d_key * (self.shape.d_head + 4) + 2)
+        """For each head a matrix, three sums of features and one of sources; for each key head one sum; a count."""
+        shape = self.shape
+        return shape.n_heads * (shape.d_key * (shape.d_head + 3) + 1) + shape.keyed * shape.d_key + 1
 
 
 def _dots(x: Tensor, sums: Tensor) -> Tensor:

@@ -78,8 +78,9 @@ class Hippo(FixedFilter):
         return z[:, :, None], {"memory": memory}
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
-        """The coefficients of each channel."""
-        return self.order * self.shape.n_heads * self.shape.d_head
+        """The coefficients of each channel; heads with the same values and the same window have the same."""
+        heads = self.shape.valued if self.log_step is None else self.shape.n_heads
+        return self.order * heads * self.shape.d_head
 
     def _discrete(self) -> tuple[Float[Tensor, "*HD N N"], Float[Tensor, "*HD N 1"]]:
         """A and B of one token."""

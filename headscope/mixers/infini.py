@@ -87,7 +87,7 @@ class Infini(Mixer):
 
     def state_size(self, length: int) -> int:
         """The memory and its sums, keys and values of the current segment."""
-        memory = self.shape.pairs * self.shape.d_key * (self.shape.d_head + 1)
+        memory = self.shape.d_key * (self.shape.pairs * self.shape.d_head + self.shape.keyed)
         return memory + length % self.segment * self.shape.cached
 
     def kept_tokens(self, length: int) -> KeptTokens:

@@ -72,8 +72,18 @@ class MixerShape:
     @property
     def pairs(self) -> int:
         """Different pairs of a key head and a value head: so many states does a recurrence have."""
-        keys, values = self.key_heads or self.n_heads, self.value_heads or self.n_heads
+        keys, values = self.keyed, self.valued
         return len({(head * keys // self.n_heads, head * values // self.n_heads) for head in range(self.n_heads)})
+
+    @property
+    def keyed(self) -> int:
+        """Heads with keys of their own: so many sums of keys does a recurrence have."""
+        return self.key_heads or self.n_heads
+
+    @property
+    def valued(self) -> int:
+        """Heads with values of their own: so many sums of values does a recurrence have."""
+        return self.value_heads or self.n_heads
 
     @property
     def cached(self) -> int:
@@ -82,8 +92,7 @@ class MixerShape:
 
     def kept(self, tokens: int) -> KeptTokens:
         """Keys and values of some tokens, of all heads."""
-        keys, values = self.key_heads or self.n_heads, self.value_heads or self.n_heads
-        return KeptTokens(tokens, tokens * keys * self.d_key, tokens * values * self.d_head)
+        return KeptTokens(tokens, tokens * self.keyed * self.d_key, tokens * self.valued * self.d_head)
 
 
 @dataclass(frozen=True)

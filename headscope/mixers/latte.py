@@ -49,4 +49,4 @@ class Latte(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """For each latent state of each head a mean value, a sum and a largest key."""
-        return self.shape.pairs * self.shape.d_key * (self.shape.d_head + 2)
+        return self.shape.d_key * (self.shape.pairs * self.shape.d_head + 2 * self.shape.keyed)

@@ -83,8 +83,9 @@ class FeatureMixer(Mixer):
 
     def state_size(self, length: int) -> int:  # noqa: ARG002
         """A matrix for each head, and the sum of its keys' features where rows are normalised."""
-        states = self.shape.n_heads if self.by_head else self.shape.pairs
-        return states * self.feature_width * (self.shape.d_head + int(self.normalise))
+        shape = self.shape
+        states, sums = (shape.n_heads, shape.n_heads) if self.by_head else (shape.pairs, shape.keyed)
+        return self.feature_width * (states * shape.d_head + sums * self.normalise)
 
 
 class LinearSettings(Config):

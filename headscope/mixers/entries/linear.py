@@ -273,7 +273,7 @@ ENTRIES: tuple[Variant, ...] = (
         config=_mixer("flow"),
         rows="positive",
         bidirectional=True,
-        state="H (D (D + 4) + 2)",
+        state="H (D (D + 4) + 1) + 1",
         note="Causal as in the released code: sums run up to each token. O' is kept between -1 and 1, as there.",
         also=("Flow-Attention",),
     ),
