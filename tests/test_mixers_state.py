@@ -110,6 +110,22 @@ def test_a_latent_is_kept_in_place_of_the_keys_and_values_made_of_it(entry: Vari
     assert model.state_size(LENGTH) == held
 
 
+def shared(kind: str, key_heads: int, value_heads: int) -> tuple[Mixer, State]:
+    """A variant for four heads that share keys and values, and its state after a text; no two weights are alike."""
+    choice = DecoderConfig.parse(dict(variant(kind).config)).mixer[0]
+    torch.manual_seed(0)
+    shape = MixerShape(4, 4, 4, 8, LENGTH + 1, key_heads=key_heads, value_heads=value_heads)
+    mixer = build_mixer(choice.kind, shape, choice.settings).double()
+    key, value = (
+        torch.randn(1, heads, LENGTH, 4).double().repeat_interleave(4 // heads, 1) for heads in (key_heads, value_heads)
+    )
+    with torch.no_grad():
+        for weight in mixer.parameters():
+            weight.normal_()
+        gates = mixer.gates(torch.randn(1, LENGTH, 8).double())
+        return mixer, read(mixer, MixerInput(torch.randn(1, 4, LENGTH, 4).double(), key, value, gates))
+
+
 SHARED = [
     "sliding-window",
     "moa-spans",
@@ -138,16 +154,7 @@ SHARED = [
 @pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize(("key_heads", "value_heads"), [(1, 1), (2, 1), (1, 2)])
 def test_heads_that_share_keep_keys_and_values_once(kind: str, key_heads: int, value_heads: int) -> None:
-    choice = DecoderConfig.parse(dict(variant(kind).config)).mixer[0]
-    torch.manual_seed(0)
-    shape = MixerShape(4, 4, 4, 8, LENGTH + 1, key_heads=key_heads, value_heads=value_heads)
-    mixer = build_mixer(choice.kind, shape, choice.settings).double()
-    key, value = (
-        torch.randn(1, heads, LENGTH, 4).double().repeat_interleave(4 // heads, 1) for heads in (key_heads, value_heads)
-    )
-    with torch.no_grad():
-        gates = mixer.gates(torch.randn(1, LENGTH, 8).double())
-        state = read(mixer, MixerInput(torch.randn(1, 4, LENGTH, 4).double(), key, value, gates))
+    mixer, state = shared(kind, key_heads, value_heads)
     pieces = vectors(state)
     single = sum(part.numel() for part in state.values()) - sum(len(piece) for piece in pieces)
     once = {piece.numpy().tobytes(): len(piece) for piece in pieces}
@@ -180,18 +187,7 @@ SUMMED = [
 @pytest.mark.parametrize("kind", SUMMED)
 @pytest.mark.parametrize(("key_heads", "value_heads"), [(1, 1), (2, 1), (1, 2), (2, 2)])
 def test_heads_that_share_keep_once_what_their_sums_have_in_common(kind: str, key_heads: int, value_heads: int) -> None:
-    choice = DecoderConfig.parse(dict(variant(kind).config)).mixer[0]
-    torch.manual_seed(0)
-    shape = MixerShape(4, 4, 4, 8, LENGTH + 1, key_heads=key_heads, value_heads=value_heads)
-    mixer = build_mixer(choice.kind, shape, choice.settings).double()
-    key, value = (
-        torch.randn(1, heads, LENGTH, 4).double().repeat_interleave(4 // heads, 1) for heads in (key_heads, value_heads)
-    )
-    with torch.no_grad():
-        for weight in mixer.parameters():
-            weight.normal_()
-        gates = mixer.gates(torch.randn(1, LENGTH, 8).double())
-        state = read(mixer, MixerInput(torch.randn(1, 4, LENGTH, 4).double(), key, value, gates))
+    mixer, state = shared(kind, key_heads, value_heads)
     parts = [
         [piece.numpy().tobytes() for piece in part.unbind(1)] if part.ndim > 1 else [b""] for part in state.values()
     ]
