@@ -97,7 +97,10 @@ def test_bias_is_tied() -> None:
 
 @pytest.mark.parametrize("kind", ["topk", "gumbel", "vq"])
 def test_known_codes_are_recovered(kind: str) -> None:
-    """Two rows share a code exactly if they are of one kind; several codes may share a kind."""
+    """Two rows share a code exactly if they are of one kind; several codes may share a kind.
+
+    One of the largest alone has an amplitude too: its bias may come to lie at one kind, whose rows then need no code.
+    """
     rows, kinds = _clusters()
     if kind == "vq":
         parts = train_codebook(rows, features=8, epochs=40, generator=_generator())
@@ -105,8 +108,9 @@ def test_known_codes_are_recovered(kind: str) -> None:
         parts = train_gumbel(rows, features=8, learning_rate=1e-2, epochs=200, generator=_generator())
     else:
         parts = train_topk(rows, features=8, active=1, learning_rate=1e-2, epochs=200, generator=_generator())
-    scores = (rows - parts[3]) @ parts[0].T + parts[1]
-    codes = scores.argmax(-1)
+    amplitude, codes = ((rows - parts[3]) @ parts[0].T + parts[1]).max(-1)
+    if kind == "topk":
+        codes = codes.masked_fill(amplitude < amplitude.median() / 2, -1)
     for one, other in itertools.combinations(range(5), 2):
         assert not set(codes[kinds == one].tolist()) & set(codes[kinds == other].tolist())
     assert parts[4][-1] < parts[4][0]

@@ -23,7 +23,7 @@ from headscope.readings import read
 
 Tiny = Callable[[str], HookedModel]
 SIZE, PROMPT = 40, 29
-TOLERANCE = 1e-5
+TOLERANCE = 2e-5  # of logits up to 3 in float32: CPUs add up in different orders (1.0e-5 seen between two)
 
 KEEPS_ALL: dict[str, dict[str, Any] | None] = {
     "full": {},

@@ -257,13 +257,13 @@ def test_the_ov_eigenvalue_ratio_is_that_of_the_full_circuit_over_the_vocabulary
     model = tiny(name)
     plain: Any = model.plain
     final = gain(plain.transformer.ln_f if name == "gpt2" else plain.model.norm)
-    embed, unembed = plain.get_input_embeddings().weight, plain.get_output_embeddings().weight * final
+    embed, unembed = plain.get_input_embeddings().weight.double(), plain.get_output_embeddings().weight * final
     bench = Bench(model, ProbeConfig(repeated_examples=2, period=6, copies=2, method="dense"))
     measured = samples_of(bench, "copying")["ov_eigenvalue"]
     assert measured.shape == (1, LAYERS, HEADS), "a property of the weights is one sample"
     for layer, head in PLACES:
-        w_v, w_o = split_heads(model, layer)[head]
-        full = (embed @ w_v @ w_o @ unembed.T).double()
+        w_v, w_o = (part.double() for part in split_heads(model, layer)[head])
+        full = embed @ w_v @ w_o @ unembed.double().T
         assert full.shape == (96, 96)
         eigenvalues = torch.linalg.eigvals(full)
         expected = float(eigenvalues.sum().real / eigenvalues.abs().sum())

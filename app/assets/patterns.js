@@ -102,6 +102,7 @@
     svg.addEventListener("pointerover", (event) => show(at(event) || kept));
     svg.addEventListener("pointerleave", () => show(kept));
     svg.addEventListener("focusin", (event) => show(at(event) || kept));
+    svg.addEventListener("focusout", () => show(kept)); // also where a redraw has given the focus back
     svg.addEventListener("click", (event) => { const focus = at(event); if (focus) keep(focus); });
     host.onkeydown = (event) => {
       const focus = at(event);

@@ -194,6 +194,10 @@ def test_lines_follow_the_pointer_and_a_kept_focus_lets_go(
     page.mouse.move(5, 5)
     page.locator("#head-head").focus()
     expect(faded).to_have_count(0)
+    query.focus()
+    expect(faded).to_have_count(every - own)
+    page.locator("#head-head").focus()
+    expect(faded).to_have_count(0)
 
 
 @pytest.mark.parametrize("view", ["map", "lines", "tokens"])
