@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
@@ -12,7 +13,8 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import cast
 
@@ -121,13 +123,13 @@ class _Worker:
         cells: so many it is training.
     """
 
-    process: SpawnProcess
+    process: BaseProcess
     connection: Connection
     cells: int = 0
 
     @classmethod
     def start(cls, config: SweepConfig, folder: Path, width: int) -> _Worker:
-        context = multiprocessing.get_context("spawn")
+        context = _context()
         ours, theirs = context.Pipe()
         process = context.Process(target=_work, args=(config, folder, width, theirs), daemon=True)
         process.start()
@@ -148,6 +150,19 @@ class _Worker:
             raise RunError(_DIED) from None
         self.cells -= 1
         return answer
+
+
+def _context() -> SpawnContext | ForkServerContext:
+    """How processes start: as forks of one that has only imported torch, seconds of work for each of them saved.
+
+    Nothing has computed in that one, nor asked for a GPU, so that a fork of it is as good as new. Elsewhere than on
+    Linux the libraries of the system need not survive a fork.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
 
 
 def _keep(writer: RunWriter, cell: Cell, trained: TrainedCell) -> str:

@@ -139,17 +139,18 @@ def test_processes_end_when_the_one_that_writes_is_killed(tmp_path: Path) -> Non
     wait_for(lambda: not any(is_alive(pid) for pid in own))
 
 
-def workers_of(parent: int) -> list[int]:
-    """Processes that it spawned to train; what tracks their resources is left out."""
-    found = list[int]()
+def workers_of(writer: int) -> list[int]:
+    """Processes that train for it: started by itself or, as forks, by the process that it started for that."""
+    parents, words = dict[int, int](), dict[int, bytes]()
     for place in Path("/proc").glob("[0-9]*"):
         try:
-            parent_of = int((place / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent_of == parent and b"spawn_main" in (place / "cmdline").read_bytes():
-                found.append(int(place.name))
+            words[int(place.name)] = (place / "cmdline").read_bytes()
+            parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:  # it has ended
             continue
-    return found
+    servers = [pid for pid, parent in parents.items() if parent == writer and b"forkserver" in words[pid]]
+    forked = [pid for pid, parent in parents.items() if parent in servers]
+    return forked + [pid for pid, parent in parents.items() if parent == writer and b"spawn_main" in words[pid]]
 
 
 def is_alive(pid: int) -> bool:

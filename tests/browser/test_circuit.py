@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import Page, expect
 
 from app.circuit_config import CircuitConfig
 from app.circuit_run import run_circuit
 from headscope.runs import Run
+from tests.browser.accessibility import assert_everybody_can_use
 
 pytestmark = pytest.mark.slow
 Serve = Callable[[Path], tuple[str, Any]]
@@ -112,9 +112,8 @@ def test_keys_walk_drawn_heads_only_from_the_strongest(page: Page, serve_folder:
     expect(page.locator("#circuit-graph-body")).to_contain_text("there is no L9H9")
 
 
-def test_everybody_can_use_it(serve_folder: Serve, new_context: Callable[..., BrowserContext], folder: Path) -> None:
+def test_everybody_can_use_it(serve_folder: Serve, page: Page, folder: Path) -> None:
     address, _ = serve_folder(folder.parent)
-    page = new_context(color_scheme="dark", viewport={"width": 1024, "height": 900}).new_page()
     page.goto(f"{address}/circuit?unit=edge&head=L1H1&off=L1H1")
     expect(page.locator("#circuit-live-body")).to_contain_text("Without L1H1", timeout=60_000)
     expect(page.locator("#circuit-check-body")).to_contain_text("Backup heads")
@@ -124,12 +123,4 @@ def test_everybody_can_use_it(serve_folder: Serve, new_context: Callable[..., Br
         expect(page.locator(f"#circuit-{grid}-table .ag-row").first).to_be_visible()
         expect(page.locator(f"#circuit-{grid}-table .ag-header-cell").first).to_be_visible()
     page.wait_for_load_state("networkidle")
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-    serious = [
-        (one["id"], one["help"], [node["html"][:160] for node in one["nodes"][:4]])
-        for one in found
-        if one["impact"] in ("serious", "critical")
-    ]
-    assert not serious, "\n".join(map(str, serious))
-    overflow = page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert overflow <= 0, f"the page is {overflow} pixels wider than the window"
+    assert_everybody_can_use(page)
