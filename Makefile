@@ -56,10 +56,14 @@ check: static browser ## the static checks, then the tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 browser: ## install Chromium for the browser tests, where that takes no password
-	@command -v $(CHROMIUM) >/dev/null || { \
+	@command -v chromium-headless-shell >/dev/null || { \
 		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-			apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium fonts-dejavu >/dev/null; \
-		else echo "The browser tests need Chromium and are skipped without it: sudo apt-get install chromium" >&2; fi; }
+			apt-get update -qq; export DEBIAN_FRONTEND=noninteractive; \
+			apt-get install -qq -y chromium-headless-shell fonts-dejavu >/dev/null 2>&1 \
+				|| command -v $(CHROMIUM) >/dev/null || apt-get install -qq -y chromium fonts-dejavu >/dev/null; \
+		elif ! command -v $(CHROMIUM) >/dev/null; then \
+			echo "The browser tests need Chromium and are skipped without it: sudo apt-get install chromium" >&2; \
+		fi; }
 
 $(PEERS_LOCKED): requirements-peers.lock
 	$(PYTHON) -m venv --clear $(PEERS)

@@ -115,6 +115,14 @@ STUDIES = {
         "recall against the size of the state, at 32 pairs, with a short convolution",
         tuple(_recall(32, width) for width in (32, 128)),
     ),
+    "small-state": Study(
+        "recall against the size of the state, small enough for a laptop: 8 pairs in 32 tokens",
+        (
+            "mqar --variants softmax,based,linear,retention,mamba2,delta,gated-delta,sliding-window --widths 8,16,32 "
+            "--rates 0.003,0.01 --option task.d_vocab=64 --option task.length=32 --option task.pairs=8 "
+            f"{_LEARNED} --option decoder.conv=4 --steps 2000 --set evaluate_every=100",
+        ),
+    ),
     "hardest": Study(
         "zoology's hardest cell: 512 tokens, 64 pairs, vocabulary 8192",
         (

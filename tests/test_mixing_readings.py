@@ -12,6 +12,7 @@ from headscope.models.decoder.config import DecoderConfig
 from headscope.models.decoder.decoder import Decoder
 from headscope.readings.mixing import LayerMix, read_mixing
 from headscope.tasks.synthetic_catalog import make_task
+from probes.mixing_curve import matches_of
 from probes.mixing_profile import (
     Matches,
     carry_profile,
@@ -128,6 +129,24 @@ def test_pairs_that_are_written_down_twice_are_matched_in_both_places() -> None:
     weights = key.tril(-1) / key.tril(-1).sum(-1, keepdim=True).clamp_min(1)
     matches = Matches(batch.marks["query"], batch.marks["key"])
     assert match_profile(weights, matches, (0,)).flatten().tolist() == pytest.approx([1.0] * 3)
+
+
+@pytest.mark.parametrize(
+    ("task", "answer"),
+    [("mqar", "value"), ("induction", "induction"), ("copying", "source"), ("ngram-lookup", "source")],
+)
+def test_the_answer_stands_behind_the_match_and_a_previous_token_head_carries_the_match_there(
+    task: str, answer: str
+) -> None:
+    batch = make_task(task).batch(4, torch.Generator().manual_seed(0))
+    matches, length = matches_of(batch), batch.targets.shape[1]
+    assert matches is not None
+    example, rows, keys = batch.cells(answer)
+    retrieving = torch.zeros(4, 1, length, length)
+    retrieving[example, 0, rows, keys] = 1
+    assert match_profile(retrieving, matches).squeeze(1).tolist() == [[0.0, 0.0, 1.0, 0.0, 0.0, 0.0]] * 4
+    previous = torch.eye(length).roll(1, 0).tril(-1).expand(4, 1, -1, -1)
+    assert carry_profile(previous, matches).squeeze(1).tolist() == [[1.0, 0.0, 0.0, 0.0]] * 4
 
 
 @pytest.mark.parametrize(("variant", "weighed"), [("moh", True), ("softmax", False)])

@@ -446,7 +446,7 @@ def test_copying_marks_the_letter_and_the_one_before() -> None:
     example, rows, keys = batch.cells("source")
     assert torch.equal(batch.tokens[example, keys], batch.targets[example, rows])
     assert len(rows) == int(batch.is_asked.sum()) - 20  # all but the end
-    example, rows, keys = batch.cells("previous")
+    example, rows, keys = batch.cells("duplicate")
     inner = keys > 0
     assert torch.equal(batch.tokens[example, keys][inner], batch.tokens[example, rows][inner])
     assert int((~inner).sum()) == 20
@@ -511,6 +511,10 @@ def test_ngram_lookup_marks_where_the_answer_stands() -> None:
         example, rows, keys = batch.cells("source")
         assert torch.equal(batch.tokens[example, keys], batch.targets[example, rows])
         assert len(rows) == 20 * 4
+        example, rows, keys = batch.cells("duplicate")
+        inner = batch.tokens[example, rows] < 26
+        assert torch.equal(batch.tokens[example, keys][inner], batch.tokens[example, rows][inner])
+        assert int((~inner).sum()) == (20 if key == "prefix" else 0), "the first answer is asked by a bar"
 
 
 def test_what_is_no_blank_solves_selective_copying() -> None:

@@ -47,7 +47,7 @@ class Copying(SyntheticTask[CopyingSettings]):
     The ids behind the letters are start, bar, end and padding. For texts beyond those of training use
     ``task.changed(shortest=..., longest=...)``.
 
-    Marks: ``source``, the position in the first string of the letter that is asked; ``previous``, the position before
+    Marks: ``source``, the position in the first string of the letter that is asked; ``duplicate``, the position before
     it, which holds the letter that the query itself reads (``$`` where the query is the bar); -1 for the end.
     """
 
@@ -95,7 +95,7 @@ class Copying(SyntheticTask[CopyingSettings]):
         marks = {
             "query": column[:, :-1],
             "source": torch.where(letter < 0, -1, letter + 1),
-            "previous": letter,
+            "duplicate": letter,
         }
         return SyntheticBatch(text[:, :-1], targets, marks)
 
@@ -135,7 +135,8 @@ class NgramLookup(SyntheticTask[NgramLookupSettings]):
     The last target is the end of the text. Letters that stand in the string more than once mean their first place, as
     in the authors' generator.
 
-    Marks: ``source``, the position in the string of the letter that is asked, -1 for the end.
+    Marks: ``source``, the position in the string of the letter that is asked; ``duplicate``, the position before it,
+    which holds the letter that the query itself reads (another where the query is the bar); -1 for the end.
     """
 
     settings_type: ClassVar[type[Config]] = NgramLookupSettings
@@ -179,8 +180,10 @@ class NgramLookup(SyntheticTask[NgramLookupSettings]):
         asked = torch.arange(self.length - settings.answer - 1, self.length, device=string.device).expand(n, -1)
         targets = text[:, 1:].clone()
         targets[:, : -settings.answer - 1] = NOTHING_ASKED
-        source = torch.cat([at + begin, torch.full_like(at[:, :1], -1)], 1)
-        return SyntheticBatch(text[:, :-1], targets, {"query": asked, "source": source}, asked=asked)
+        end = torch.full_like(at[:, :1], -1)
+        source, duplicate = (torch.cat([at + begin - back, end], 1) for back in (0, 1))
+        marks = {"query": asked, "source": source, "duplicate": duplicate}
+        return SyntheticBatch(text[:, :-1], targets, marks, asked=asked)
 
     def _text(
         self, string: Int[Tensor, "n L"], given: Int[Tensor, "n G"], answer: Int[Tensor, "n A"]
